@@ -1,0 +1,1 @@
+"""What the benchmarks and the demo share: processes, origins, nodes, readers, reports."""

@@ -1,0 +1,1 @@
+"""What the scenarios share: a node's process, origins that count, data sets, comparison."""

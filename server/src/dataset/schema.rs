@@ -1,0 +1,265 @@
+//! PURE: the Arrow schema an object is served with, and one schema for many objects.
+//!
+//! The aim is what `pyarrow.parquet.read_table` gives for the same path. parquet-rs infers nearly the same schema; the
+//! differences are mended here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use parquet::arrow::parquet_to_arrow_schema;
+use parquet::file::metadata::ParquetMetaData;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// First 16 bytes of the SHA-256 of a schema as an IPC message.
+pub type Fingerprint = [u8; 16];
+
+/// The schema of one object, as pyarrow reads it.
+pub fn object_schema(url: &str, meta: &ParquetMetaData) -> Result<SchemaRef> {
+    let file = meta.file_metadata();
+    let inferred = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
+        .map_err(|e| Error::unsupported(format!("{url}: its schema can't be read as Arrow: {e}")))?;
+    let fields: Fields = inferred.fields().iter().map(|f| as_pyarrow_reads(f)).collect();
+    let mut seen = HashMap::new();
+    for (index, field) in fields.iter().enumerate() {
+        if let Some(first) = seen.insert(field.name().clone(), index) {
+            return Err(Error::unsupported(format!(
+                "{url}: columns {first} and {index} are both named {:?}; columns are read by name, rename one",
+                field.name()
+            )));
+        }
+    }
+    Ok(Arc::new(Schema::new_with_metadata(fields, inferred.metadata().clone())))
+}
+
+/// pyarrow honours a dictionary in the embedded schema for text only, and its indices are always int32.
+fn as_pyarrow_reads(field: &FieldRef) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Dictionary(_, value) => match value.as_ref() {
+            DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary => {
+                DataType::Dictionary(Box::new(DataType::Int32), value.clone())
+            }
+            other => other.clone(),
+        },
+        DataType::List(f) => DataType::List(as_pyarrow_reads(f)),
+        DataType::LargeList(f) => DataType::LargeList(as_pyarrow_reads(f)),
+        DataType::FixedSizeList(f, n) => DataType::FixedSizeList(as_pyarrow_reads(f), *n),
+        DataType::Map(f, sorted) => DataType::Map(as_pyarrow_reads(f), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(as_pyarrow_reads).collect()),
+        same => same.clone(),
+    };
+    if &data_type == field.data_type() {
+        return field.clone();
+    }
+    let ordered = field.dict_is_ordered().unwrap_or(false) && matches!(data_type, DataType::Dictionary(_, _));
+    let changed = Field::new(field.name(), data_type, field.is_nullable()).with_metadata(field.metadata().clone());
+    Arc::new(changed.with_dict_is_ordered(ordered))
+}
+
+/// One schema for all objects of a data set: the first object's fields in order, then fields that others add.
+/// A field that some object lacks becomes nullable; where types differ the wider one is served.
+pub struct Unifier {
+    fields: Vec<FieldRef>,
+    /// Index in `fields`, and the object that brought the field's type.
+    by_name: HashMap<String, (usize, Arc<str>)>,
+    metadata: HashMap<String, String>,
+    objects: usize,
+}
+
+impl Unifier {
+    pub fn new() -> Self {
+        Self { fields: Vec::new(), by_name: HashMap::new(), metadata: HashMap::new(), objects: 0 }
+    }
+
+    pub fn add(&mut self, url: &Arc<str>, schema: &Schema) -> Result<()> {
+        if self.objects == 0 {
+            self.metadata = schema.metadata().clone();
+        }
+        let mut present = vec![false; self.fields.len()];
+        for field in schema.fields() {
+            match self.by_name.get_mut(field.name()) {
+                None => {
+                    // Objects before this one lack the field: their rows have nulls.
+                    let field = if self.objects == 0 { field.clone() } else { nullable(field) };
+                    self.by_name.insert(field.name().clone(), (self.fields.len(), url.clone()));
+                    self.fields.push(field);
+                }
+                Some((index, brought_by)) => {
+                    if *index < present.len() {
+                        present[*index] = true;
+                    }
+                    let known = &self.fields[*index];
+                    if known == field {
+                        continue;
+                    }
+                    let data_type = wider(known.data_type(), field.data_type()).ok_or_else(|| {
+                        Error::invalid(format!(
+                            "column {:?} is {} in {brought_by} but {} in {url}: no type holds both; \
+                             read them apart or rewrite one",
+                            field.name(),
+                            known.data_type(),
+                            field.data_type(),
+                        ))
+                    })?;
+                    if &data_type != known.data_type() {
+                        *brought_by = url.clone();
+                    }
+                    let merged = Field::new(known.name(), data_type, known.is_nullable() || field.is_nullable())
+                        .with_metadata(known.metadata().clone());
+                    self.fields[*index] = Arc::new(merged);
+                }
+            }
+        }
+        for (index, present) in present.into_iter().enumerate() {
+            if !present {
+                self.fields[index] = nullable(&self.fields[index]);
+            }
+        }
+        self.objects += 1;
+        Ok(())
+    }
+
+    /// The unified schema, with `partitions` behind the objects' own fields.
+    pub fn finish(mut self, partitions: impl IntoIterator<Item = FieldRef>) -> SchemaRef {
+        for field in partitions {
+            if !self.by_name.contains_key(field.name()) {
+                self.fields.push(field);
+            }
+        }
+        Arc::new(Schema::new_with_metadata(self.fields, self.metadata))
+    }
+}
+
+impl Default for Unifier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn nullable(field: &FieldRef) -> FieldRef {
+    if field.is_nullable() { field.clone() } else { Arc::new(field.as_ref().clone().with_nullable(true)) }
+}
+
+/// The type that holds the values of both, if one does without loss.
+fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
+    use DataType::*;
+    if a == b {
+        return Some(a.clone());
+    }
+    if let Some(wide) = wider_integer(a, b) {
+        return Some(wide);
+    }
+    let pair = match (a, b) {
+        (Null, other) | (other, Null) => other.clone(),
+        (Float32, Float64) | (Float64, Float32) => Float64,
+        (Float16, wide @ (Float32 | Float64)) | (wide @ (Float32 | Float64), Float16) => wide.clone(),
+        (Utf8, LargeUtf8) | (LargeUtf8, Utf8) => LargeUtf8,
+        (Binary, LargeBinary) | (LargeBinary, Binary) => LargeBinary,
+        (Dictionary(_, value), plain) | (plain, Dictionary(_, value)) if value.as_ref() == plain => plain.clone(),
+        (Timestamp(u, za), Timestamp(v, zb)) if za == zb => Timestamp(*u.max(v), za.clone()),
+        (List(x), List(y)) => List(wider_field(x, y)?),
+        (LargeList(x), LargeList(y)) => LargeList(wider_field(x, y)?),
+        (FixedSizeList(x, n), FixedSizeList(y, m)) if n == m => FixedSizeList(wider_field(x, y)?, *n),
+        // Struct members are matched by position and name: adding members inside a struct is not unified.
+        (Struct(x), Struct(y)) if x.len() == y.len() && x.iter().zip(y).all(|(f, g)| f.name() == g.name()) => {
+            Struct(x.iter().zip(y).map(|(f, g)| wider_field(f, g)).collect::<Option<Fields>>()?)
+        }
+        _ => return None,
+    };
+    Some(pair)
+}
+
+fn wider_integer(a: &DataType, b: &DataType) -> Option<DataType> {
+    use DataType::*;
+    fn class(t: &DataType) -> Option<(bool, u32)> {
+        Some(match t {
+            Int8 => (true, 8),
+            Int16 => (true, 16),
+            Int32 => (true, 32),
+            Int64 => (true, 64),
+            UInt8 => (false, 8),
+            UInt16 => (false, 16),
+            UInt32 => (false, 32),
+            UInt64 => (false, 64),
+            _ => return None,
+        })
+    }
+    let ((sa, wa), (sb, wb)) = (class(a)?, class(b)?);
+    let (signed, width) = match (sa, sb) {
+        (x, y) if x == y => (x, wa.max(wb)),
+        (true, false) => (true, wa.max(wb * 2)),
+        _ => (true, wb.max(wa * 2)),
+    };
+    Some(match (signed, width) {
+        (true, 8) => Int8,
+        (true, 16) => Int16,
+        (true, 32) => Int32,
+        (true, 64) => Int64,
+        (false, 8) => UInt8,
+        (false, 16) => UInt16,
+        (false, 32) => UInt32,
+        (false, 64) => UInt64,
+        _ => return None,
+    })
+}
+
+fn wider_field(a: &FieldRef, b: &FieldRef) -> Option<FieldRef> {
+    let data_type = wider(a.data_type(), b.data_type())?;
+    Some(Arc::new(
+        Field::new(a.name(), data_type, a.is_nullable() || b.is_nullable()).with_metadata(a.metadata().clone()),
+    ))
+}
+
+/// A schema as an encapsulated IPC message's flatbuffer.
+pub fn ipc_message(schema: &Schema) -> Vec<u8> {
+    let mut tracker = DictionaryTracker::new(false);
+    IpcDataGenerator::default()
+        .schema_to_bytes_with_dictionary_tracker(schema, &mut tracker, &IpcWriteOptions::default())
+        .ipc_message
+}
+
+pub fn fingerprint(schema: &Schema) -> Fingerprint {
+    // Metadata is a hash map: sort it, so that equal schemas have equal fingerprints.
+    let mut metadata: Vec<_> = schema.metadata().iter().collect();
+    metadata.sort();
+    let mut hash = Sha256::new();
+    hash.update(ipc_message(&Schema::new(without_metadata(schema.fields()))));
+    for (key, value) in metadata {
+        hash.update((key.len() as u64).to_le_bytes());
+        hash.update(key);
+        hash.update((value.len() as u64).to_le_bytes());
+        hash.update(value);
+    }
+    for field in schema.flattened_fields() {
+        let mut metadata: Vec<_> = field.metadata().iter().collect();
+        metadata.sort();
+        hash.update(format!("{metadata:?}"));
+    }
+    let digest = hash.finalize();
+    let mut out = [0; 16];
+    out.copy_from_slice(&digest[..16]);
+    out
+}
+
+fn without_metadata(fields: &Fields) -> Fields {
+    fn bare(field: &FieldRef) -> FieldRef {
+        let data_type = match field.data_type() {
+            DataType::Struct(fields) => DataType::Struct(fields.iter().map(bare).collect()),
+            DataType::List(f) => DataType::List(bare(f)),
+            DataType::LargeList(f) => DataType::LargeList(bare(f)),
+            DataType::FixedSizeList(f, n) => DataType::FixedSizeList(bare(f), *n),
+            DataType::Map(f, sorted) => DataType::Map(bare(f), *sorted),
+            same => same.clone(),
+        };
+        let ordered = field.dict_is_ordered().unwrap_or(false);
+        Arc::new(Field::new(field.name(), data_type, field.is_nullable()).with_dict_is_ordered(ordered))
+    }
+    fields.iter().map(bare).collect()
+}
+
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod tests;

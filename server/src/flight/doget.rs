@@ -1,0 +1,241 @@
+//! One ticket → a stream of encoded messages. Used by both doors of DoGet: `front`, and tonic's service.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
+use arrow_ipc::MessageHeader;
+use arrow_schema::SchemaRef;
+use bytes::Bytes;
+use prost::Message;
+use roost_proto::v1::{BatchPosition, TicketPayload, TicketPiece};
+use tokio::sync::mpsc;
+
+use super::Node;
+use super::adapt::Adapter;
+use crate::cache::{ReadRequest, RunReader};
+use crate::dataset::schema::ipc_message;
+use crate::dataset::{Validated, off_async};
+use crate::error::{Error, Result};
+use crate::ipc::Encoder;
+use crate::origin::ObjectKey;
+use crate::plan::{ordinals, project_schema};
+
+/// One Flight message: a schema, a dictionary or a batch.
+pub struct Outgoing {
+    pub header: Bytes,
+    /// [`BatchPosition`], for batches.
+    pub app_metadata: Bytes,
+    /// The body in order; large parts share memory with the maps.
+    pub body: Vec<Buffer>,
+    pub body_len: usize,
+    pub rows: usize,
+}
+
+/// Messages read ahead of the socket.
+const AHEAD: usize = 2;
+
+/// Starts to stream a ticket. Errors that are known at once are returned; later ones end the stream.
+pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Result<Outgoing>>> {
+    let (payload, after) = node.keys.verify(&ticket)?;
+    let permit = node.streams.clone().try_acquire_owned().map_err(|_| {
+        Error::exhausted(format!(
+            "this node already serves {} streams, its limit (--max-streams): read fewer tickets at a time",
+            node.max_streams
+        ))
+    })?;
+    let fingerprint = payload.schema.as_ref().try_into().map_err(|_| Error::invalid("the ticket has no schema"))?;
+    let schema = node.catalog.schema(fingerprint, &payload.dataset).await?;
+    let schema = match &payload.columns {
+        Some(projection) => {
+            let ordinals = ordinals(&schema, &projection.names)?;
+            project_schema(&schema, &ordinals)
+        }
+        None => schema,
+    };
+    let first = after.map_or(0, |position| position.piece as usize);
+    if first > payload.pieces.len() {
+        return Err(Error::invalid("the ticket is to be resumed behind its end"));
+    }
+    // What the ticket reads is held from here on: the fills that follow decide by it.
+    let demand = node.catalog.known(&payload.dataset).map_or(0, |s| s.bytes);
+    let job = node.cache.begin(&payload.job, &payload.dataset, demand);
+    // The first piece is opened before the stream begins, so that most errors are the call's own.
+    let opened = match payload.pieces.get(first) {
+        Some(piece) => Some(open(&node, &payload, piece, schema.clone()).await?),
+        None => None,
+    };
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let _permit = permit;
+        node.metrics.streams_active.inc();
+        let _job = job;
+        if let Err(error) = pump(&node, &payload, after, schema, opened, &sender).await {
+            // A reader that is gone does not hear it.
+            let _ = sender.send(Err(error)).await;
+        }
+        node.metrics.streams_active.dec();
+    });
+    Ok(receiver)
+}
+
+async fn pump(
+    node: &Arc<Node>,
+    payload: &TicketPayload,
+    after: Option<BatchPosition>,
+    schema: SchemaRef,
+    opened: Option<Opened>,
+    sender: &mpsc::Sender<Result<Outgoing>>,
+) -> Result<()> {
+    let header = Bytes::from(ipc_message(&schema));
+    let first = Outgoing { header, app_metadata: Bytes::new(), body: Vec::new(), body_len: 0, rows: 0 };
+    if sender.send(Ok(first)).await.is_err() {
+        return Ok(());
+    }
+    let mut encoder =
+        Encoder::new(&schema).map_err(|e| Error::unsupported(format!("the schema can't be sent: {e}")))?;
+    let mut opened = opened;
+    let start = after.map_or(0, |position| position.piece as usize);
+    for (index, piece) in payload.pieces.iter().enumerate().skip(start) {
+        let mut current = match opened.take() {
+            Some(opened) => opened,
+            None => open(node, payload, piece, schema.clone()).await?,
+        };
+        // The next piece's fill starts while this one is sent.
+        let next = payload.pieces.get(index + 1).cloned().map(|piece| {
+            let (node, payload, schema) = (node.clone(), payload.clone(), schema.clone());
+            tokio::spawn(async move { open(&node, &payload, &piece, schema).await })
+        });
+        let keep = piece.rows.saturating_sub(piece.rows_cut);
+        let mut done = 0;
+        for batch in 0..current.reader.batches() {
+            if done >= keep {
+                break;
+            }
+            let rows = current.rows_of(batch);
+            let sent = after.is_some_and(|a| index as u32 == a.piece && batch <= a.batch);
+            let take = rows.min(keep - done);
+            done += rows;
+            if sent {
+                continue;
+            }
+            let read = current.reader.batch(batch).await?;
+            let position = BatchPosition { piece: index as u32, batch, row_group: piece.row_group };
+            let (outgoing, used) = current.encode(read, take as usize, position, encoder).await?;
+            encoder = used;
+            for message in outgoing {
+                node.metrics.served_bytes.inc_by(message.body_len as u64);
+                node.metrics.served_rows.inc_by(message.rows as u64);
+                if message.rows > 0 {
+                    node.metrics.served_batches.inc();
+                }
+                if sender.send(Ok(message)).await.is_err() {
+                    if let Some(next) = next {
+                        next.abort();
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        opened = match next {
+            Some(next) => {
+                Some(next.await.map_err(|e| Error::internal(format!("a row group could not be opened: {e}")))??)
+            }
+            None => None,
+        };
+    }
+    Ok(())
+}
+
+/// A row group, open, and how it is served.
+struct Opened {
+    reader: RunReader,
+    adapter: Arc<Adapter>,
+    run: crate::dataset::Run,
+}
+
+impl Opened {
+    fn rows_of(&self, batch: u32) -> u64 {
+        self.run.rows_of(batch)
+    }
+
+    async fn encode(
+        &mut self,
+        batch: RecordBatch,
+        take: usize,
+        position: BatchPosition,
+        mut encoder: Encoder,
+    ) -> Result<(Vec<Outgoing>, Encoder)> {
+        let adapter = self.adapter.clone();
+        let work = move || {
+            let batch = if take < batch.num_rows() { batch.slice(0, take) } else { batch };
+            let batch = adapter.adapt(&batch)?;
+            let rows = batch.num_rows();
+            let messages =
+                encoder.encode(&batch).map_err(|e| Error::internal(format!("a batch can't be encoded: {e}")))?;
+            let outgoing = messages
+                .into_iter()
+                .filter(|m| m.kind != MessageHeader::Schema)
+                .map(|message| {
+                    let is_batch = message.kind == MessageHeader::RecordBatch;
+                    Outgoing {
+                        header: message.header.into(),
+                        app_metadata: if is_batch { position.encode_to_vec().into() } else { Bytes::new() },
+                        body: message.body,
+                        body_len: message.body_len,
+                        rows: if is_batch { rows } else { 0 },
+                    }
+                })
+                .collect();
+            Ok((outgoing, encoder))
+        };
+        // Encoding whole batches makes a header and shares the rest: it is not worth another thread.
+        let cheap = !self.adapter.is_work() && take as u64 == self.rows_of(position.batch);
+        if cheap { work() } else { off_async(work).await? }
+    }
+}
+
+async fn open(node: &Node, payload: &TicketPayload, piece: &TicketPiece, schema: SchemaRef) -> Result<Opened> {
+    let url: Arc<str> = format!("{}{}", payload.base, piece.suffix).into();
+    let key: Option<ObjectKey> = match piece.object.len() {
+        0 => None,
+        _ => Some(ObjectKey(piece.object.as_ref().try_into().map_err(|_| Error::invalid("the ticket's object is garbled"))?)),
+    };
+    let (object, footer) = match node.catalog.validate(&url, piece.size, key).await {
+        Ok(Validated::Object(object)) => {
+            let footer = node.catalog.footer(&object).await?;
+            (Ok(object), footer)
+        }
+        Ok(Validated::Unreachable(error)) => match key {
+            Some(key) => {
+                let footer = node.catalog.kept_footer(&url, key).await.ok_or_else(|| error.clone())?;
+                (Err(error), footer)
+            }
+            None => return Err(error),
+        },
+        Err(error) => {
+            if error.kind() == crate::error::ErrorKind::Stale {
+                node.cache.evict_object(&url, node.catalog.current_key(&url)).await?;
+            }
+            return Err(error);
+        }
+    };
+    let run = *footer.run(piece.row_group, piece.row_groups).ok_or_else(|| {
+        Error::stale(format!("{url}#rg{}: the row groups are packed otherwise than in the plan: make a new plan", piece.row_group))
+    })?;
+    if run.rows != piece.rows {
+        return Err(Error::stale(format!("{url}#rg{}: has {} rows, not {}: make a new plan", run.first, run.rows, piece.rows)));
+    }
+    let adapter = Arc::new(Adapter::new(&url, &payload.base, &footer.schema, schema)?);
+    let request = ReadRequest {
+        url,
+        key,
+        object,
+        footer,
+        run,
+        columns: adapter.columns.clone(),
+        dataset: payload.dataset.as_str().into(),
+    };
+    let reader = node.cache.read(request).await?;
+    Ok(Opened { reader, adapter, run })
+}

@@ -1,0 +1,301 @@
+//! DoGet above tonic's codec: an HTTP/2 body of small heads and slices of the maps.
+//!
+//! A layer around tonic's router takes the path of DoGet and lets everything else through. What goes out is gRPC to the
+//! letter: length-prefixed FlightData messages, then trailers. h2 asks for a frame when it has window for it, so a
+//! reader that does not read holds what is in its window and the channel behind it, nothing more.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use arrow_buffer::Buffer;
+use arrow_flight::Ticket;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::BodyExt;
+use prost::Message;
+use tokio::sync::mpsc;
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::Node;
+use super::doget::{self, Outgoing};
+use crate::error::{Error, Result};
+use crate::plan::ticket::TICKET_MAX;
+
+const PATH: &str = "/arrow.flight.protocol.FlightService/DoGet";
+/// Parts up to this size are copied into one frame; larger ones go out as they lie.
+const COPY_MAX: usize = 16 << 10;
+
+/// Puts DoGet in front of a tonic server.
+#[derive(Clone)]
+pub struct DoGetLayer {
+    node: Arc<Node>,
+}
+
+impl DoGetLayer {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+impl<S> Layer<S> for DoGetLayer {
+    type Service = DoGet<S>;
+
+    fn layer(&self, inner: S) -> DoGet<S> {
+        DoGet { node: self.node.clone(), inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct DoGet<S> {
+    node: Arc<Node>,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for DoGet<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, std::result::Result<Response<Body>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if request.uri().path() == PATH {
+            let node = self.node.clone();
+            return Box::pin(async move { Ok(answer(node, request).await) });
+        }
+        let started = Instant::now();
+        let method = method_of(request.uri().path());
+        let metrics = self.node.metrics.clone();
+        let call = self.inner.call(request);
+        Box::pin(async move {
+            let response = call.await;
+            let code = match &response {
+                Ok(response) => response.headers().get("grpc-status").and_then(|v| v.to_str().ok()).unwrap_or("0"),
+                Err(_) => "error",
+            };
+            metrics.request_seconds.with_label_values(&[method, code]).observe(started.elapsed().as_secs_f64());
+            response
+        })
+    }
+}
+
+/// The method's name as a label: only known ones, or callers could make up time series.
+fn method_of(path: &str) -> &'static str {
+    const METHODS: [&str; 9] = [
+        "Handshake", "ListFlights", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoPut", "DoExchange", "DoAction",
+        "ListActions",
+    ];
+    let name = path.rsplit('/').next().unwrap_or_default();
+    METHODS.into_iter().find(|known| *known == name).unwrap_or("other")
+}
+
+async fn answer(node: Arc<Node>, request: Request<Body>) -> Response<Body> {
+    let started = Instant::now();
+    let opened = async {
+        let ticket = ticket_of(request).await?;
+        doget::stream(node.clone(), ticket).await
+    }
+    .await;
+    let measure = Measure { node, started };
+    match opened {
+        Ok(receiver) => {
+            let body = StreamBody { receiver, frames: VecDeque::new(), ended: false, measure };
+            let mut response = Response::new(Body::new(body));
+            response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            response
+        }
+        Err(error) => {
+            measure.end(Some(&error));
+            Status::from(error).into_http()
+        }
+    }
+}
+
+/// Reads the one message of the request: a Flight ticket.
+async fn ticket_of(request: Request<Body>) -> Result<Bytes> {
+    let bad = |what: &str| Error::invalid(format!("DoGet: the request {what}"));
+    let mut body = request.into_body();
+    let mut data = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Error::new(crate::error::ErrorKind::Cancelled, format!("the request broke off: {e}")))?;
+        if let Ok(part) = frame.into_data() {
+            if data.len() + part.len() > TICKET_MAX + 64 {
+                return Err(bad(&format!("is larger than {TICKET_MAX} bytes")));
+            }
+            data.extend_from_slice(&part);
+        }
+    }
+    if data.len() < 5 {
+        return Err(bad("has no message"));
+    }
+    let (prefix, message) = data.split_at(5);
+    if prefix[0] != 0 {
+        return Err(Error::unsupported("DoGet: compressed requests are not supported"));
+    }
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    if length != message.len() {
+        return Err(bad("is cut off, or has more than one message"));
+    }
+    let ticket = Ticket::decode(message).map_err(|e| bad(&format!("is no Flight ticket: {e}")))?;
+    Ok(ticket.ticket)
+}
+
+struct Measure {
+    node: Arc<Node>,
+    started: Instant,
+}
+
+impl Measure {
+    fn end(&self, error: Option<&Error>) {
+        let code = match error {
+            None => "0".to_owned(),
+            Some(error) => {
+                self.node.metrics.errors.with_label_values(&[error.kind().name()]).inc();
+                (Status::from(error.clone()).code() as i32).to_string()
+            }
+        };
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.node.metrics.request_seconds.with_label_values(&["DoGet", &code]).observe(seconds);
+    }
+}
+
+/// The response's body. Dropping it, as h2 does when the caller cancels, ends the stream behind it.
+struct StreamBody {
+    receiver: mpsc::Receiver<Result<Outgoing>>,
+    frames: VecDeque<Bytes>,
+    ended: bool,
+    measure: Measure,
+}
+
+impl HttpBody for StreamBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(frame) = self.frames.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let error = match std::task::ready!(self.receiver.poll_recv(context)) {
+                Some(Ok(outgoing)) => match frames(outgoing) {
+                    Ok(frames) => {
+                        self.frames = frames;
+                        continue;
+                    }
+                    Err(error) => Some(error),
+                },
+                Some(Err(error)) => Some(error),
+                None => None,
+            };
+            self.ended = true;
+            self.measure.end(error.as_ref());
+            let mut trailers = HeaderMap::new();
+            let status = error.map_or_else(|| Status::ok(""), Status::from);
+            if status.add_header(&mut trailers).is_err() {
+                trailers.insert("grpc-status", HeaderValue::from_static("13"));
+            }
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+    }
+}
+
+/// A FlightData message as the parts it is sent in.
+fn frames(outgoing: Outgoing) -> Result<VecDeque<Bytes>> {
+    // FlightData: data_header = 2, app_metadata = 3, data_body = 1000; all are length-delimited.
+    let mut fields = BytesMut::with_capacity(outgoing.header.len() + outgoing.app_metadata.len() + 64);
+    put_field(&mut fields, 2, outgoing.header.len());
+    fields.extend_from_slice(&outgoing.header);
+    if !outgoing.app_metadata.is_empty() {
+        put_field(&mut fields, 3, outgoing.app_metadata.len());
+        fields.extend_from_slice(&outgoing.app_metadata);
+    }
+    if outgoing.body_len > 0 {
+        put_field(&mut fields, 1000, outgoing.body_len);
+    }
+    let length = fields.len() + outgoing.body_len;
+    let length = u32::try_from(length).map_err(|_| {
+        Error::unsupported(format!("a batch of {length} bytes is more than a gRPC message holds; read fewer columns"))
+    })?;
+    let mut frames = VecDeque::with_capacity(outgoing.body.len() / 2 + 2);
+    let mut small = BytesMut::with_capacity(fields.len() + 5 + 1024);
+    small.put_u8(0);
+    small.put_u32(length);
+    small.extend_from_slice(&fields);
+    for part in outgoing.body {
+        if part.len() <= COPY_MAX {
+            small.extend_from_slice(&part);
+            continue;
+        }
+        if !small.is_empty() {
+            frames.push_back(small.split().freeze());
+        }
+        frames.push_back(Bytes::from_owner(Shared(part)));
+    }
+    if !small.is_empty() {
+        frames.push_back(small.freeze());
+    }
+    Ok(frames)
+}
+
+struct Shared(Buffer);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn put_field(out: &mut BytesMut, field: u32, length: usize) {
+    prost::encoding::encode_key(field, prost::encoding::WireType::LengthDelimited, out);
+    prost::encoding::encode_varint(length as u64, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_flight::FlightData;
+
+    #[test]
+    fn frames_are_a_flight_data_message_and_large_parts_are_not_copied() {
+        let large = Buffer::from(vec![7u8; 100_000]);
+        let pointer = large.as_ptr();
+        let body = vec![Buffer::from(vec![1u8; 10]), large, Buffer::from(vec![2u8; 6])];
+        let expected: Vec<u8> = body.iter().flat_map(|b| b.iter().copied()).collect();
+        let outgoing = Outgoing {
+            header: Bytes::from_static(b"header"),
+            app_metadata: Bytes::from_static(b"meta"),
+            body_len: expected.len(),
+            body,
+            rows: 1,
+        };
+        let frames = frames(outgoing).unwrap();
+        assert!(frames.iter().any(|frame| frame.as_ptr() == pointer));
+        let joined: Vec<u8> = frames.iter().flat_map(|f| f.iter().copied()).collect();
+        assert_eq!(joined[0], 0);
+        assert_eq!(u32::from_be_bytes(joined[1..5].try_into().unwrap()) as usize, joined.len() - 5);
+        let data = FlightData::decode(&joined[5..]).unwrap();
+        assert_eq!(data.data_header.as_ref(), b"header");
+        assert_eq!(data.app_metadata.as_ref(), b"meta");
+        assert_eq!(data.data_body.as_ref(), expected);
+    }
+}

@@ -1,0 +1,238 @@
+//! The Flight service behind tonic: everything but the fast way of DoGet.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
+    HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
+};
+use arrow_schema::Schema;
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use prost::Message;
+use prost::Name;
+use roost_proto::v1::{CachedDataset, PlanRequest};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Node, actions, doget};
+use crate::dataset::schema::ipc_message;
+use crate::error::{Error, Result};
+use crate::plan::{self, Page, Query};
+
+/// The service; one per node.
+pub struct FlightDoor {
+    node: Arc<Node>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
+
+impl FlightDoor {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// What a descriptor asks for: a path, or a command.
+    fn query(descriptor: &FlightDescriptor) -> Result<(PlanRequest, bool)> {
+        if !descriptor.cmd.is_empty() {
+            let any = prost_types::Any::decode(descriptor.cmd.as_ref())
+                .map_err(|_| Error::invalid("the command is no google.protobuf.Any of roost.v1.PlanRequest"))?;
+            if any.type_url.rsplit('/').next() != Some(PlanRequest::full_name().as_str()) {
+                return Err(Error::invalid(format!(
+                    "the command is a {:?}; this node understands roost.v1.PlanRequest",
+                    any.type_url
+                )));
+            }
+            let request = PlanRequest::decode(any.value.as_slice())
+                .map_err(|e| Error::invalid(format!("the PlanRequest can't be read: {e}")))?;
+            return Ok((request, false));
+        }
+        match descriptor.path.as_slice() {
+            [url] => Ok((PlanRequest { url: url.clone(), ..Default::default() }, true)),
+            [] => Err(Error::invalid("the descriptor is empty: give a path of one URL, or a PlanRequest as command")),
+            many => Err(Error::invalid(format!("the path has {} parts; give one URL", many.len()))),
+        }
+    }
+
+    async fn plan(&self, descriptor: &FlightDescriptor) -> Result<(PlanRequest, Page)> {
+        let (request, pack) = Self::query(descriptor)?;
+        let page = plan_page(&self.node, &request, pack).await?;
+        Ok((request, page))
+    }
+}
+
+/// Plans one page of what `request` asks for.
+pub async fn plan_page(node: &Node, request: &PlanRequest, pack: bool) -> Result<Page> {
+    if request.url.is_empty() {
+        return Err(Error::invalid("the plan's url is empty"));
+    }
+    let snapshot = node.catalog.snapshot(&request.url, request.refresh).await?;
+    let query = Query {
+        columns: request.columns.clone().map(|p| p.names),
+        limit: request.limit,
+        from: request.from,
+        count: request.count,
+        job: request.job.clone(),
+        pack,
+    };
+    crate::dataset::off_async(move || plan::page(&snapshot, &query)).await?
+}
+
+fn schema_bytes(schema: &Schema) -> Bytes {
+    let message = ipc_message(schema);
+    let mut out = BytesMut::with_capacity(message.len() + 8);
+    out.extend_from_slice(&[0xFF; 4]);
+    out.extend_from_slice(&(message.len() as u32).to_le_bytes());
+    out.extend_from_slice(&message);
+    out.freeze()
+}
+
+#[tonic::async_trait]
+impl FlightService for FlightDoor {
+    type HandshakeStream = Answers<HandshakeResponse>;
+    type ListFlightsStream = Answers<FlightInfo>;
+    type DoGetStream = Answers<FlightData>;
+    type DoPutStream = Answers<PutResult>;
+    type DoActionStream = Answers<arrow_flight::Result>;
+    type ListActionsStream = Answers<ActionType>;
+    type DoExchangeStream = Answers<FlightData>;
+
+    async fn get_flight_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> std::result::Result<Response<FlightInfo>, Status> {
+        let descriptor = request.into_inner();
+        let (_, page) = self.plan(&descriptor).await?;
+        let node = self.node.clone();
+        let info = crate::dataset::off_async(move || {
+            let endpoint = page
+                .tickets
+                .iter()
+                .map(|(payload, info)| FlightEndpoint {
+                    ticket: Some(Ticket { ticket: node.keys.sign(payload) }),
+                    location: vec![arrow_flight::Location { uri: node.location.clone() }],
+                    expiration_time: None,
+                    app_metadata: info.encode_to_vec().into(),
+                })
+                .collect();
+            FlightInfo {
+                schema: schema_bytes(&page.schema),
+                flight_descriptor: Some(descriptor),
+                endpoint,
+                total_records: page.info.rows as i64,
+                total_bytes: page.info.bytes as i64,
+                ordered: true,
+                app_metadata: page.info.encode_to_vec().into(),
+            }
+        })
+        .await?;
+        Ok(Response::new(info))
+    }
+
+    async fn get_schema(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> std::result::Result<Response<SchemaResult>, Status> {
+        let (mut request, _) = Self::query(request.get_ref())?;
+        request.count = 1;
+        let page = plan_page(&self.node, &request, false).await?;
+        Ok(Response::new(SchemaResult { schema: schema_bytes(&page.schema) }))
+    }
+
+    async fn do_get(&self, request: Request<Ticket>) -> std::result::Result<Response<Self::DoGetStream>, Status> {
+        // Reached only where a node is served without the layer in front.
+        let receiver = doget::stream(self.node.clone(), request.into_inner().ticket).await?;
+        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver).map(|message| {
+            let message = message?;
+            let mut body = BytesMut::with_capacity(message.body_len);
+            message.body.iter().for_each(|part| body.extend_from_slice(part));
+            Ok(FlightData {
+                flight_descriptor: None,
+                data_header: message.header,
+                app_metadata: message.app_metadata,
+                data_body: body.freeze(),
+            })
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn list_flights(
+        &self,
+        request: Request<Criteria>,
+    ) -> std::result::Result<Response<Self::ListFlightsStream>, Status> {
+        let expression = request.into_inner().expression;
+        let prefix = String::from_utf8(expression.to_vec())
+            .map_err(|_| Error::invalid("the criteria are a URL prefix, as UTF-8"))?;
+        let flights: Vec<_> = self
+            .node
+            .cache
+            .datasets()
+            .into_iter()
+            .filter(|(url, _)| url.starts_with(&prefix))
+            .map(|(url, cached)| {
+                let known = self.node.catalog.known(&url);
+                let dataset = CachedDataset {
+                    url: url.clone(),
+                    objects: cached.objects,
+                    row_groups: cached.row_groups,
+                    fragments: cached.fragments,
+                    bytes: cached.bytes,
+                    pinned: cached.pinned,
+                    held: cached.held,
+                    row_groups_total: known.as_ref().map_or(0, |s| s.runs_within(s.rows)),
+                    bytes_total: known.as_ref().map_or(0, |s| s.bytes),
+                };
+                let empty = Schema::empty();
+                Ok(FlightInfo {
+                    schema: schema_bytes(known.as_ref().map_or(&empty, |s| &s.schema)),
+                    flight_descriptor: Some(FlightDescriptor::new_path(vec![url])),
+                    endpoint: Vec::new(),
+                    total_records: known.as_ref().map_or(-1, |s| s.rows as i64),
+                    total_bytes: cached.bytes as i64,
+                    ordered: true,
+                    app_metadata: dataset.encode_to_vec().into(),
+                })
+            })
+            .collect();
+        Ok(Response::new(Box::pin(futures::stream::iter(flights))))
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> std::result::Result<Response<Self::ListActionsStream>, Status> {
+        let actions = actions::ACTIONS.iter().map(|(name, description)| {
+            Ok(ActionType { r#type: (*name).to_owned(), description: (*description).to_owned() })
+        });
+        Ok(Response::new(Box::pin(futures::stream::iter(actions.collect::<Vec<_>>()))))
+    }
+
+    async fn do_action(&self, request: Request<Action>) -> std::result::Result<Response<Self::DoActionStream>, Status> {
+        let action = request.into_inner();
+        let answers = actions::act(self.node.clone(), &action.r#type, action.body).await?;
+        Ok(Response::new(Box::pin(answers.map(|body| Ok(arrow_flight::Result { body: body? })))))
+    }
+
+    async fn handshake(
+        &self,
+        _: Request<Streaming<HandshakeRequest>>,
+    ) -> std::result::Result<Response<Self::HandshakeStream>, Status> {
+        Err(Error::unsupported("this node asks for no handshake").into())
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> std::result::Result<Response<PollInfo>, Status> {
+        Err(Error::unsupported("plans are answered at once: call GetFlightInfo").into())
+    }
+
+    async fn do_put(
+        &self,
+        _: Request<Streaming<FlightData>>,
+    ) -> std::result::Result<Response<Self::DoPutStream>, Status> {
+        Err(Error::unsupported("Roost caches what lies in object storage; write there").into())
+    }
+
+    async fn do_exchange(
+        &self,
+        _: Request<Streaming<FlightData>>,
+    ) -> std::result::Result<Response<Self::DoExchangeStream>, Status> {
+        Err(Error::unsupported("DoExchange is not offered: plan with GetFlightInfo, read with DoGet").into())
+    }
+}

@@ -1,0 +1,262 @@
+//! Puts a node together: settings → parts; start, serve, drain, stop.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::cache::{Cache, CacheSettings, Limit, Space, SpaceSettings};
+use crate::dataset::footer_store::FooterStore;
+use crate::dataset::{Catalog, CatalogSettings, off_async};
+use crate::decode::Decoder;
+use crate::error::{Error, Result};
+use crate::flight::{DoGetLayer, FlightDoor, Node};
+use crate::http::{self, Readiness};
+use crate::metrics::Metrics;
+use crate::origin::{OriginCounters, OriginSettings, Origins};
+use crate::plan::ticket::{TICKET_MAX, TicketKeys};
+use crate::settings::{Amount, Settings, Verify};
+
+/// How often disks are measured and jobs forgotten.
+const TICK: Duration = Duration::from_secs(1);
+/// Raw footers on disk take at most this, however many objects there are.
+const FOOTERS_ON_DISK: u64 = 4 << 30;
+/// HTTP/2 frames: clients that ask for large ones get them.
+const WINDOW: u32 = 16 << 20;
+
+/// A running node.
+pub struct RunningNode {
+    pub grpc: SocketAddr,
+    pub http: Option<SocketAddr>,
+    node: Arc<Node>,
+    stop: watch::Sender<bool>,
+    ready: watch::Sender<Readiness>,
+    servers: Vec<tokio::task::JoinHandle<Result<()>>>,
+    drain_timeout: Duration,
+}
+
+/// Starts a node and returns when it serves.
+pub async fn start(settings: Settings) -> Result<RunningNode> {
+    let metrics = Metrics::new();
+    let origins = Origins::new(
+        OriginSettings {
+            request_timeout: settings.request_timeout,
+            connect_timeout: settings.connect_timeout,
+            retries: settings.retries,
+            retry_timeout: settings.retry_timeout,
+            concurrency: settings.origin_concurrency,
+            piece_bytes: settings.piece_bytes,
+            coalesce_gap: settings.coalesce_gap,
+            allow: settings.allow.clone(),
+        },
+        OriginCounters {
+            list: metrics.origin_list.clone(),
+            head: metrics.origin_head.clone(),
+            read: metrics.origin_read.clone(),
+            bytes: metrics.origin_bytes.clone(),
+            errors: metrics.origin_errors.clone(),
+        },
+    )?;
+    let space_settings = SpaceSettings {
+        directories: settings.cache_dir.clone(),
+        capacity: limit(settings.capacity),
+        min_free: limit(settings.min_free),
+    };
+    let secret_file = settings.secret_file.clone();
+    let (space, store, secret) = off_async(move || {
+        let space = Space::open(space_settings)?;
+        let root = space.directories[0].root().to_owned();
+        let store = FooterStore::open(root.join("footers"), FOOTERS_ON_DISK.min(space.capacity() / 20).max(16 << 20));
+        let secret = match secret_file {
+            Some(path) => read_secret(&path)?,
+            None => own_secret(&root.join("secret"))?,
+        };
+        Ok::<_, Error>((space, Arc::new(store), secret))
+    })
+    .await??;
+    let catalog = Arc::new(Catalog::new(
+        origins.clone(),
+        CatalogSettings {
+            revalidate: settings.revalidate,
+            footer_cache: settings.footer_cache,
+            footer_read: settings.footer_read,
+            concurrency: settings.origin_concurrency,
+        },
+        Some(store),
+    ));
+    metrics.memory_limit_bytes.set(settings.memory as i64);
+    let decoder = Decoder::new(origins, settings.decode_threads, settings.memory, metrics.clone());
+    let cache_settings = CacheSettings {
+        job_grace: settings.job_grace,
+        verify_always: settings.verify == Verify::Always,
+        ..CacheSettings::default()
+    };
+    let cache = {
+        let (space, metrics) = (space, metrics.clone());
+        off_async(move || Cache::open(cache_settings, space, decoder, metrics)).await?
+    };
+
+    let listener = listen(&settings.listen).await?;
+    let grpc = listener.local_addr().map_err(|e| Error::internal(e.to_string()))?;
+    let http_listener = match settings.http_address() {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let http = http_listener.as_ref().and_then(|l| l.local_addr().ok());
+    let node = Arc::new(Node {
+        catalog,
+        cache: cache.clone(),
+        keys: TicketKeys::new(&secret),
+        metrics: metrics.clone(),
+        location: format!("grpc://{}", settings.advertised(grpc)),
+        streams: Arc::new(tokio::sync::Semaphore::new(settings.max_streams)),
+        max_streams: settings.max_streams,
+        memory_limit: settings.memory,
+        started: Instant::now(),
+    });
+
+    let (stop, stopped) = watch::channel(false);
+    let (ready, readiness) = watch::channel(Readiness::Starting);
+    let mut servers = Vec::new();
+    let service = FlightServiceServer::new(FlightDoor::new(node.clone())).max_decoding_message_size(TICKET_MAX);
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_frame_size((1 << 24) - 1)
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .layer(DoGetLayer::new(node.clone()))
+        .add_service(service);
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    let signal = wait_for(stopped.clone());
+    servers.push(tokio::spawn(async move {
+        server
+            .serve_with_incoming_shutdown(incoming, signal)
+            .await
+            .map_err(|e| Error::unavailable(format!("the Flight server failed: {e}")))
+    }));
+    if let Some(listener) = http_listener {
+        let refresh = {
+            let cache = cache.clone();
+            Arc::new(move || cache.refresh_metrics())
+        };
+        servers.push(tokio::spawn(http::serve(listener, metrics, readiness, refresh, wait_for(stopped.clone()))));
+    }
+    // It serves from here on; recovery adds what earlier starts left.
+    {
+        let cache = cache.clone();
+        tokio::task::spawn_blocking(move || cache.recover());
+    }
+    tokio::spawn(keep_house(cache, stopped));
+    ready.send_replace(Readiness::Ready);
+    Ok(RunningNode { grpc, http, node, stop, ready, servers, drain_timeout: settings.drain_timeout })
+}
+
+impl RunningNode {
+    /// The line that says that the node serves.
+    pub fn ready_line(&self) -> String {
+        let mut line = format!("roost: serving grpc://{}", self.grpc);
+        if let Some(http) = self.http {
+            line.push_str(&format!(" http://{http}"));
+        }
+        line
+    }
+
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Takes no new requests, waits for streams under way to end, and stops.
+    pub async fn drain(self) -> Result<()> {
+        self.ready.send_replace(Readiness::Draining);
+        tracing::info!(streams = self.node.metrics.streams_active.get(), "draining");
+        self.stop.send_replace(true);
+        let ended = tokio::time::timeout(self.drain_timeout, async {
+            for server in self.servers {
+                server.await.map_err(|e| Error::internal(e.to_string()))??;
+            }
+            Ok::<_, Error>(())
+        })
+        .await;
+        match ended {
+            Ok(result) => result,
+            Err(_) => {
+                tracing::warn!(timeout = ?self.drain_timeout, "streams were still under way; they are broken off");
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn keep_house(cache: Cache, stopped: watch::Receiver<bool>) {
+    let mut clock = tokio::time::interval(TICK);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stop = std::pin::pin!(wait_for(stopped));
+    loop {
+        tokio::select! {
+            _ = clock.tick() => {}
+            () = &mut stop => return,
+        }
+        let cache = cache.clone();
+        if let Err(error) = off_async(move || cache.tick()).await {
+            tracing::error!(%error, "housekeeping failed");
+        }
+    }
+}
+
+async fn wait_for(mut stopped: watch::Receiver<bool>) {
+    // An error means that the node is gone, which is a stop too.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+async fn listen(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| {
+        let hint = match e.kind() {
+            std::io::ErrorKind::AddrInUse => "; something listens there already: choose another port, or port 0",
+            _ => "",
+        };
+        Error::invalid(format!("can't listen on {address}: {e}{hint}"))
+    })
+}
+
+fn limit(amount: Amount) -> Limit {
+    match amount {
+        Amount::Bytes(bytes) => Limit::Bytes(bytes),
+        Amount::Percent(percent) => Limit::Share(percent / 100.0),
+    }
+}
+
+fn read_secret(path: &Path) -> Result<Vec<u8>> {
+    let secret = std::fs::read(path).map_err(|e| Error::invalid(format!("secret file {}: {e}", path.display())))?;
+    let secret = secret.trim_ascii().to_vec();
+    if secret.len() < 16 {
+        return Err(Error::invalid(format!("secret file {}: give at least 16 bytes", path.display())));
+    }
+    Ok(secret)
+}
+
+/// The node's own secret, made at its first start.
+fn own_secret(path: &Path) -> Result<Vec<u8>> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    if let Ok(secret) = read_secret(path) {
+        return Ok(secret);
+    }
+    let secret = hex::encode(rand::random::<[u8; 32]>());
+    let failed = |e: std::io::Error| Error::invalid(format!("{} can't be written: {e}", path.display()));
+    let temporary = path.with_extension("new");
+    let mut file = std::fs::File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed)?;
+    file.write_all(secret.as_bytes()).map_err(failed)?;
+    std::fs::rename(&temporary, path).map_err(failed)?;
+    Ok(secret.into_bytes())
+}
