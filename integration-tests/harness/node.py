@@ -188,7 +188,8 @@ class Node:
             tables = list(pool.map(lambda endpoint: self.get(endpoint.ticket), info.endpoints))
         for table in tables:
             assert table.schema.equals(info.schema, check_metadata=True), f"{table.schema} instead of {info.schema}"
-        return pa.concat_tables(tables) if tables else info.schema.empty_table()
+        # `concat_tables` forgets the rows of tables without columns.
+        return pa.Table.from_batches([batch for table in tables for batch in table.to_batches()], info.schema)
 
     def action(self, name: str, message: Any = None) -> Iterator[bytes]:
         body = message.SerializeToString() if message is not None else b""

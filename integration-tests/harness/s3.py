@@ -121,7 +121,7 @@ def serve(directory: Path) -> Iterator[S3]:
         "master.volumeSizeLimitMB": 4096,
         "volume.port": volume,
         "volume.port.grpc": volume_grpc,
-        "volume.max": 16,
+        "volume.max": 1000,
         "filer": "true",
         "filer.port": filer,
         "filer.port.grpc": filer_grpc,

@@ -311,7 +311,7 @@ impl Catalog {
         let mut row_groups = 0;
         let mut bytes_of: HashMap<String, u64> = HashMap::new();
         while let Some((meta, footer)) = footers.try_next().await? {
-            unifier.add(&meta.url, &footer.schema)?;
+            unifier.add(&meta.url, &footer.served)?;
             row_groups += footer.meta.num_row_groups() as u64;
             for (field, bytes) in footer.schema.fields().iter().zip(&footer.column_bytes) {
                 match bytes_of.get_mut(field.name()) {

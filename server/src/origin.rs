@@ -32,6 +32,7 @@ mod url_tests;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -249,21 +250,38 @@ async fn limited<T>(limit: Duration, doing: &str, url: &str, work: impl Future<O
     }
 }
 
-/// Runs file system calls where they block nobody, for at most `limit`. The permit is held until the calls end, which
-/// on a hung file system is later than this returns.
+/// Counts what file system calls have come to, for whoever waits for them.
+#[derive(Debug, Default)]
+struct Progress(AtomicU64);
+
+impl Progress {
+    fn step(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs file system calls where they block nobody, until they make no step for `limit`. The permit is held until the
+/// calls end, which on a hung file system is later than this returns.
 async fn blocking<T: Send + 'static>(
     limit: Duration,
     doing: &str,
     url: &str,
     permit: OwnedSemaphorePermit,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
+    work: impl FnOnce(&Progress) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let task = tokio::task::spawn_blocking(move || {
+    let progress = Arc::new(Progress::default());
+    let seen = Arc::clone(&progress);
+    let mut task = tokio::task::spawn_blocking(move || {
         let _held = permit;
-        work()
+        work(&progress)
     });
-    limited(limit, doing, url, async {
-        task.await.map_err(|e| Error::internal(format!("{}: {doing} broke off: {e}", url::shown(url))))?
-    })
-    .await
+    loop {
+        let before = seen.0.load(Ordering::Relaxed);
+        match tokio::time::timeout(limit, &mut task).await {
+            Ok(Ok(result)) => return result,
+            Ok(Err(e)) => return Err(Error::internal(format!("{}: {doing} broke off: {e}", url::shown(url)))),
+            Err(_) if seen.0.load(Ordering::Relaxed) == before => return Err(fault::too_slow(limit, doing, url)),
+            Err(_) => {}
+        }
+    }
 }

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import TypeVar
 
@@ -102,7 +102,9 @@ class _Connections:
         self.lock = threading.Lock()
         self._cut_off = cut_off
         self._clients: dict[str, flight.FlightClient] = {}
-        #: Clients and streams that somebody still holds.
+        #: Calls and streams under way.
+        self._uses = 0
+        #: Clients that somebody still holds: an exception that was caught may.
         self._alive: weakref.WeakSet[object] = weakref.WeakSet()
         self._down_until: dict[str, float] = {}
 
@@ -125,18 +127,25 @@ class _Connections:
                 self._alive.add(client)
             return client
 
-    def watch(self, stream: object) -> None:
-        """Notes that a stream is open as long as the object lives."""
+    @contextlib.contextmanager
+    def use(self) -> Iterator[None]:
+        """Around every call, and around every stream until it is let go of."""
         with self.lock:
-            self._alive.add(stream)
+            self._uses += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._uses -= 1
 
     def close(self) -> bool:
-        """Lets go of all clients; whether gRPC has ended with them. The caller holds the lock."""
+        """Closes all connections unless one is in use; whether gRPC has ended with them. The caller holds the lock."""
+        if self._uses:
+            return False
         if not self._clients and not self._alive:
             return True
         self._clients.clear()
         if self._alive:
-            # An exception that was caught may hold them in a cycle.
             gc.collect()
         return not self._alive and _grpc_ends()
 
@@ -197,9 +206,9 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
-def watch(stream: object) -> None:
-    """Notes that a stream is open as long as the object lives."""
-    _connections.watch(stream)
+def in_use() -> contextlib.AbstractContextManager[None]:
+    """Around a stream, from its opening until it is let go of."""
+    return _connections.use()
 
 
 class Nodes:
@@ -250,7 +259,8 @@ class Nodes:
             failures = {}
             for address in order:
                 try:
-                    answer = operation(_connections.client(address))
+                    with _connections.use():
+                        answer = operation(_connections.client(address))
                 except (pa.ArrowException, RoostError, OSError) as error:
                     failure = from_flight(error, doing)
                     if not failure.retryable:

@@ -10,7 +10,7 @@ import pyarrow.flight as flight
 from google.protobuf.message import DecodeError
 
 from roost import _direct, _wire
-from roost._nodes import Nodes, watch
+from roost._nodes import Nodes, in_use
 from roost.errors import CancelledError, InternalError, RoostError, StalePlanError, UnavailableError, from_flight
 from roost.plan import Ticket
 
@@ -51,23 +51,16 @@ def read(ticket: Ticket, nodes: Nodes, *, fallback: bool) -> Iterator[pa.RecordB
     broken_at: str | None = None
     while True:
         rows_before = progress.rows
-        doing = f"reading {ticket}"
         try:
-            reader, address = nodes.ask(
-                lambda client: client.do_get(flight.Ticket(_resumed(ticket, progress))),
-                doing,
-                prefer=ticket.locations,
-                avoid=broken_at,
-                skip_down=True,
-            )
-            watch(reader)
-            try:
-                yield from _batches(reader, ticket, progress, doing)
-                return
-            finally:
-                # Ends the call where the consumer left early; a call that has ended is not touched.
-                reader.cancel()
-                del reader
+            with in_use():
+                reader, address = _open(ticket, nodes, progress, broken_at)
+                try:
+                    yield from _batches(reader, ticket, progress)
+                    return
+                finally:
+                    # Ends the call where the consumer left early; a call that has ended is not touched.
+                    reader.cancel()
+                    del reader
         except _BrokenError as broken:
             broken_at = address
             breaks = 1 if progress.rows > rows_before else breaks + 1
@@ -85,6 +78,19 @@ def read(ticket: Ticket, nodes: Nodes, *, fallback: bool) -> Iterator[pa.RecordB
         return
 
 
+def _open(
+    ticket: Ticket, nodes: Nodes, progress: _Progress, broken_at: str | None
+) -> tuple[flight.FlightStreamReader, str]:
+    order = flight.Ticket(_resumed(ticket, progress))
+    return nodes.ask(
+        lambda client: client.do_get(order),
+        f"reading {ticket}",
+        prefer=ticket.locations,
+        avoid=broken_at,
+        skip_down=True,
+    )
+
+
 def _resumed(ticket: Ticket, progress: _Progress) -> bytes:
     """What a node is shown, so that it starts behind what was given out."""
     if progress.position is None:
@@ -95,9 +101,8 @@ def _resumed(ticket: Ticket, progress: _Progress) -> bytes:
     return message.SerializeToString()
 
 
-def _batches(
-    reader: flight.FlightStreamReader, ticket: Ticket, progress: _Progress, doing: str
-) -> Iterator[pa.RecordBatch]:
+def _batches(reader: flight.FlightStreamReader, ticket: Ticket, progress: _Progress) -> Iterator[pa.RecordBatch]:
+    doing = f"reading {ticket}"
     if not reader.schema.equals(ticket.schema):
         raise StalePlanError(f"{doing}: the node serves another schema than was planned: plan again")
     last: tuple[int, int, int] | None = None

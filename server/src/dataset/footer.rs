@@ -8,7 +8,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::{FooterTail, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use super::runs::{Run, column_bytes, runs};
-use super::schema::object_schema;
+use super::schema::{ObjectSchema, object_schema};
 use crate::error::{Error, Result};
 use crate::origin::{ObjectMeta, Origins};
 
@@ -21,6 +21,8 @@ const FOOTER_MAX: u64 = 512 << 20;
 pub struct Footer {
     pub meta: Arc<ParquetMetaData>,
     /// The object's columns as they are served, before unification with other objects.
+    pub served: SchemaRef,
+    /// The same as they are decoded and kept.
     pub schema: SchemaRef,
     /// For parquet-rs: `meta` with `schema` supplied.
     pub arrow: ArrowReaderMetadata,
@@ -37,7 +39,7 @@ impl Footer {
         let corrupt = |e: String| Error::corrupt(format!("{url}: its Parquet footer can't be read: {e}"));
         let meta = ParquetMetaDataReader::decode_metadata(&raw).map_err(|e| corrupt(e.to_string()))?;
         check(url, &meta)?;
-        let schema = object_schema(url, &meta)?;
+        let ObjectSchema { served, stored: schema } = object_schema(url, &meta)?;
         let meta = Arc::new(meta);
         let options = ArrowReaderOptions::new()
             .with_schema(schema.clone())
@@ -46,7 +48,7 @@ impl Footer {
             .map_err(|e| Error::unsupported(format!("{url}: its columns can't be read as {schema}: {e}")))?;
         let runs = runs(&meta, &schema).into_boxed_slice();
         let column_bytes = column_bytes(&meta, &schema).into_boxed_slice();
-        Ok(Self { meta, schema, arrow, runs, column_bytes, raw })
+        Ok(Self { meta, served, schema, arrow, runs, column_bytes, raw })
     }
 
     pub fn run(&self, first: u32, count: u32) -> Option<&Run> {

@@ -17,14 +17,21 @@ use crate::error::{Error, Result};
 /// First 16 bytes of the SHA-256 of a schema as an IPC message.
 pub type Fingerprint = [u8; 16];
 
-/// The schema of one object, as pyarrow reads it.
-pub fn object_schema(url: &str, meta: &ParquetMetaData) -> Result<SchemaRef> {
+/// An object's columns, two ways. They differ in what a cast mends on serving.
+pub struct ObjectSchema {
+    /// As pyarrow reads them.
+    pub served: SchemaRef,
+    /// As they are decoded and kept: every dictionary has int32 indices, since a fragment's one dictionary may outgrow
+    /// what each chunk's own needed.
+    pub stored: SchemaRef,
+}
+
+pub fn object_schema(url: &str, meta: &ParquetMetaData) -> Result<ObjectSchema> {
     let file = meta.file_metadata();
     let inferred = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
         .map_err(|e| Error::unsupported(format!("{url}: its schema can't be read as Arrow: {e}")))?;
-    let fields: Fields = inferred.fields().iter().map(|f| as_pyarrow_reads(f)).collect();
     let mut seen = HashMap::new();
-    for (index, field) in fields.iter().enumerate() {
+    for (index, field) in inferred.fields().iter().enumerate() {
         if let Some(first) = seen.insert(field.name().clone(), index) {
             return Err(Error::unsupported(format!(
                 "{url}: columns {first} and {index} are both named {:?}; columns are read by name, rename one",
@@ -32,25 +39,52 @@ pub fn object_schema(url: &str, meta: &ParquetMetaData) -> Result<SchemaRef> {
             )));
         }
     }
-    Ok(Arc::new(Schema::new_with_metadata(fields, inferred.metadata().clone())))
+    let with = |change: &dyn Fn(&FieldRef) -> FieldRef| {
+        let fields: Fields = inferred.fields().iter().map(change).collect();
+        Arc::new(Schema::new_with_metadata(fields, inferred.metadata().clone()))
+    };
+    Ok(ObjectSchema { served: with(&served_field), stored: with(&stored_field) })
 }
 
-/// pyarrow honours a dictionary in the embedded schema for text only, and its indices are always int32.
-fn as_pyarrow_reads(field: &FieldRef) -> FieldRef {
+/// pyarrow honours a dictionary in the embedded schema for text only.
+fn served_field(field: &FieldRef) -> FieldRef {
     let data_type = match field.data_type() {
-        DataType::Dictionary(_, value) => match value.as_ref() {
-            DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary => {
-                DataType::Dictionary(Box::new(DataType::Int32), value.clone())
-            }
-            other => other.clone(),
-        },
-        DataType::List(f) => DataType::List(as_pyarrow_reads(f)),
-        DataType::LargeList(f) => DataType::LargeList(as_pyarrow_reads(f)),
-        DataType::FixedSizeList(f, n) => DataType::FixedSizeList(as_pyarrow_reads(f), *n),
-        DataType::Map(f, sorted) => DataType::Map(as_pyarrow_reads(f), *sorted),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(as_pyarrow_reads).collect()),
-        same => same.clone(),
+        DataType::Dictionary(index, value) if is_text(value) => DataType::Dictionary(index.clone(), value.clone()),
+        DataType::Dictionary(_, plain) => plain.as_ref().clone(),
+        other => map_children(other, &served_field),
     };
+    with_type(field, data_type)
+}
+
+fn stored_field(field: &FieldRef) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Dictionary(_, value) if is_text(value) => {
+            DataType::Dictionary(Box::new(DataType::Int32), value.clone())
+        }
+        DataType::Dictionary(_, plain) => plain.as_ref().clone(),
+        other => map_children(other, &stored_field),
+    };
+    with_type(field, data_type)
+}
+
+fn is_text(value: &DataType) -> bool {
+    matches!(value, DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary)
+}
+
+fn map_children(data_type: &DataType, change: &dyn Fn(&FieldRef) -> FieldRef) -> DataType {
+    match data_type {
+        DataType::List(f) => DataType::List(change(f)),
+        DataType::LargeList(f) => DataType::LargeList(change(f)),
+        DataType::ListView(f) => DataType::ListView(change(f)),
+        DataType::LargeListView(f) => DataType::LargeListView(change(f)),
+        DataType::FixedSizeList(f, n) => DataType::FixedSizeList(change(f), *n),
+        DataType::Map(f, sorted) => DataType::Map(change(f), *sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(change).collect()),
+        same => same.clone(),
+    }
+}
+
+fn with_type(field: &FieldRef, data_type: DataType) -> FieldRef {
     if &data_type == field.data_type() {
         return field.clone();
     }
@@ -149,6 +183,10 @@ fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     if a == b {
         return Some(a.clone());
     }
+    // The same but for names inside.
+    if a.equals_datatype(b) {
+        return Some(a.clone());
+    }
     if let Some(wide) = wider_integer(a, b) {
         return Some(wide);
     }
@@ -158,6 +196,7 @@ fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
         (Float16, wide @ (Float32 | Float64)) | (wide @ (Float32 | Float64), Float16) => wide.clone(),
         (Utf8, LargeUtf8) | (LargeUtf8, Utf8) => LargeUtf8,
         (Binary, LargeBinary) | (LargeBinary, Binary) => LargeBinary,
+        (Dictionary(i, v), Dictionary(j, w)) if v == w => Dictionary(Box::new(wider_integer(i, j)?), v.clone()),
         (Dictionary(_, value), plain) | (plain, Dictionary(_, value)) if value.as_ref() == plain => plain.clone(),
         (Timestamp(u, za), Timestamp(v, zb)) if za == zb => Timestamp(*u.max(v), za.clone()),
         (List(x), List(y)) => List(wider_field(x, y)?),
@@ -246,14 +285,7 @@ pub fn fingerprint(schema: &Schema) -> Fingerprint {
 
 fn without_metadata(fields: &Fields) -> Fields {
     fn bare(field: &FieldRef) -> FieldRef {
-        let data_type = match field.data_type() {
-            DataType::Struct(fields) => DataType::Struct(fields.iter().map(bare).collect()),
-            DataType::List(f) => DataType::List(bare(f)),
-            DataType::LargeList(f) => DataType::LargeList(bare(f)),
-            DataType::FixedSizeList(f, n) => DataType::FixedSizeList(bare(f), *n),
-            DataType::Map(f, sorted) => DataType::Map(bare(f), *sorted),
-            same => same.clone(),
-        };
+        let data_type = map_children(field.data_type(), &bare);
         let ordered = field.dict_is_ordered().unwrap_or(false);
         Arc::new(Field::new(field.name(), data_type, field.is_nullable()).with_dict_is_ordered(ordered))
     }

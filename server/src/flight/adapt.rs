@@ -1,8 +1,16 @@
 //! From an object's own columns to the data set's: casts, nulls for what the object lacks, partition constants.
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+
+use arrow_array::{
+    Array, ArrayRef, FixedSizeListArray, LargeListArray, ListArray, MapArray, RecordBatch, RecordBatchOptions, StructArray,
+    new_null_array,
+};
 use arrow_cast::{CastOptions, cast_with_options};
-use arrow_schema::{DataType, Schema, SchemaRef};
+use arrow_select::dictionary::garbage_collect_any_dictionary;
+use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
 
 use crate::dataset::hive;
 use crate::error::{Error, Result};
@@ -20,6 +28,8 @@ pub struct Adapter {
 enum Step {
     /// The read column at this position.
     Column(usize),
+    /// The read column, whose type has other names inside.
+    Rename(usize),
     Cast(usize),
     Partition,
     Null,
@@ -36,7 +46,14 @@ impl Adapter {
                 Ok(ordinal) => {
                     columns.push(ordinal as u32);
                     let at = columns.len() - 1;
-                    if object.field(ordinal).data_type() == field.data_type() { Step::Column(at) } else { Step::Cast(at) }
+                    let (from, to) = (object.field(ordinal).data_type(), field.data_type());
+                    if from == to {
+                        Step::Column(at)
+                    } else if from.equals_datatype(to) {
+                        Step::Rename(at)
+                    } else {
+                        Step::Cast(at)
+                    }
                 }
                 Err(_) if partitions.iter().any(|(key, _)| key == field.name()) => Step::Partition,
                 Err(_) if field.is_nullable() => Step::Null,
@@ -54,7 +71,7 @@ impl Adapter {
 
     /// Whether adapting costs more than a new schema.
     pub fn is_work(&self) -> bool {
-        self.steps.iter().any(|step| !matches!(step, Step::Column(_)))
+        self.steps.iter().any(|step| !matches!(step, Step::Column(_) | Step::Rename(_)))
     }
 
     pub fn adapt(&self, batch: &RecordBatch) -> Result<RecordBatch> {
@@ -66,6 +83,8 @@ impl Adapter {
             .map(|(step, field)| -> Result<ArrayRef> {
                 Ok(match step {
                     Step::Column(at) => batch.column(*at).clone(),
+                    Step::Rename(at) => rename(batch.column(*at), field.data_type())
+                        .map_err(|e| Error::internal(format!("{}: column {:?}: {e}", self.url, field.name())))?,
                     Step::Cast(at) => self.cast(batch.column(*at), field.name(), field.data_type())?,
                     Step::Partition => hive::column(&self.base, &self.url, field, rows)?
                         .unwrap_or_else(|| new_null_array(field.data_type(), rows)),
@@ -81,8 +100,54 @@ impl Adapter {
     fn cast(&self, array: &ArrayRef, name: &str, to: &DataType) -> Result<ArrayRef> {
         // A value that does not fit is an error, never a null.
         let options = CastOptions { safe: false, ..Default::default() };
-        cast_with_options(array, to, &options).map_err(|e| {
+        let mut casted = cast_with_options(array, to, &options);
+        if casted.is_err()
+            && let Some(dictionary) = array.as_any_dictionary_opt()
+        {
+            // Narrow indices may hold the values of this batch where they can't hold all of the fragment's.
+            let compact = garbage_collect_any_dictionary(dictionary);
+            casted = compact.and_then(|compact| cast_with_options(&compact, to, &options));
+        }
+        casted.map_err(|e| {
             Error::corrupt(format!("{}: column {name:?} can't be cast from {} to {to}: {e}", self.url, array.data_type()))
         })
     }
+}
+
+/// The same array with a type that differs in the names and metadata of nested fields alone. Copies nothing.
+fn rename(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    if array.data_type() == to {
+        return Ok(array.clone());
+    }
+    Ok(match to {
+        DataType::Struct(fields) => {
+            let array = array.as_struct();
+            let columns = array.columns().iter().zip(fields).map(|(c, f)| rename(c, f.data_type()));
+            let columns = columns.collect::<Result<Vec<_>, _>>()?;
+            Arc::new(StructArray::try_new_with_length(fields.clone(), columns, array.nulls().cloned(), array.len())?)
+        }
+        DataType::Map(entries, sorted) => {
+            let array = array.as_map();
+            let inner: ArrayRef = Arc::new(array.entries().clone());
+            let inner = rename(&inner, entries.data_type())?.as_struct().clone();
+            let (offsets, nulls) = (array.offsets().clone(), array.nulls().cloned());
+            Arc::new(MapArray::try_new(entries.clone(), offsets, inner, nulls, *sorted)?)
+        }
+        DataType::List(item) => {
+            let array = array.as_list::<i32>();
+            let values = rename(array.values(), item.data_type())?;
+            Arc::new(ListArray::try_new(item.clone(), array.offsets().clone(), values, array.nulls().cloned())?)
+        }
+        DataType::LargeList(item) => {
+            let array = array.as_list::<i64>();
+            let values = rename(array.values(), item.data_type())?;
+            Arc::new(LargeListArray::try_new(item.clone(), array.offsets().clone(), values, array.nulls().cloned())?)
+        }
+        DataType::FixedSizeList(item, size) => {
+            let array = array.as_fixed_size_list();
+            let values = rename(array.values(), item.data_type())?;
+            Arc::new(FixedSizeListArray::try_new(item.clone(), *size, values, array.nulls().cloned())?)
+        }
+        _ => arrow_cast::cast(array, to)?,
+    })
 }

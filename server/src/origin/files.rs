@@ -13,10 +13,10 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::fault;
 use super::filter::Filter;
 use super::identity::{ObjectMeta, Tag};
 use super::url::{encode, shown};
+use super::{Progress, fault};
 use crate::error::{Error, Result};
 
 /// What a path is.
@@ -99,7 +99,7 @@ struct Pending {
 
 /// The files below `base`, whose canonical URL `url` ends with `/`. Follows symbolic links, as pyarrow does. A file that
 /// goes away meanwhile, a dangling link, a socket or a pipe is no file.
-pub(super) fn list(base: &Path, url: &str, filter: &Filter) -> Result<Vec<ObjectMeta>> {
+pub(super) fn list(base: &Path, url: &str, filter: &Filter, progress: &Progress) -> Result<Vec<ObjectMeta>> {
     let fail = |e: io::Error, path: &Path| {
         fault::file(&e, "listing it", &format!("file://{}", encode(path.as_os_str().as_bytes())))
     };
@@ -109,6 +109,7 @@ pub(super) fn list(base: &Path, url: &str, filter: &Filter) -> Result<Vec<Object
     let mut found: Vec<(Vec<u8>, Metadata)> = Vec::new();
     while let Some(directory) = pending.pop() {
         for entry in fs::read_dir(&directory.path).map_err(|e| fail(e, &directory.path))? {
+            progress.step();
             let entry = entry.map_err(|e| fail(e, &directory.path))?;
             let name = entry.file_name();
             if filter.hides(name.as_bytes()) {

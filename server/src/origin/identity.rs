@@ -76,7 +76,7 @@ fn strong(tag: &str, remote: bool) -> Option<String> {
     }
     let tag = if remote { format!("\"{opaque}\"") } else { tag.to_owned() };
     // It goes into a header: what does not fit there can't be asked for.
-    http::HeaderValue::from_str(&tag).is_ok().then_some(tag)
+    ::http::HeaderValue::from_str(&tag).is_ok().then_some(tag)
 }
 
 /// A short name of one version of one object, for paths and maps.

@@ -12,7 +12,7 @@ use super::identity::ObjectMeta;
 use super::read::describe;
 use super::store::{Access, Kind, Place};
 use super::url::{Target, shown};
-use super::{Listing, ListingKind, Origins, blocking, fault, files, limited};
+use super::{Listing, ListingKind, Origins, Progress, blocking, fault, files, limited};
 use crate::error::{Error, ErrorKind, Result};
 
 const LISTING: &str = "listing it";
@@ -38,7 +38,7 @@ impl Origins {
         self.0.counters.list.inc();
         let url = target.canonical();
         let asked = url.clone();
-        let list = move || {
+        let list = move |progress: &Progress| {
             let base = target.base();
             if base.is_none()
                 && !target.is_directory()
@@ -47,14 +47,14 @@ impl Origins {
                 return Ok(Listing { url, kind: ListingKind::Object, objects: vec![object] });
             }
             let directory = base.clone().unwrap_or_else(|| target.directory());
-            let objects = files::list(&directory.file(), &directory.canonical(), &filter)?;
+            let objects = files::list(&directory.file(), &directory.canonical(), &filter, progress)?;
             match base {
                 Some(_) if objects.is_empty() => Err(unmatched(&url)),
                 Some(_) => Ok(Listing { url, kind: ListingKind::Glob, objects }),
                 None => Ok(Listing { url: directory.canonical(), kind: ListingKind::Prefix, objects }),
             }
         };
-        blocking(self.deadline(), LISTING, &asked, permit, list).await
+        blocking(self.0.settings.request_timeout, LISTING, &asked, permit, list).await
     }
 
     async fn list_store(&self, target: Target, access: Access, filter: Filter) -> Result<Listing> {

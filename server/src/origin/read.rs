@@ -31,7 +31,7 @@ impl Origins {
                 self.0.counters.head.inc();
                 let url: Arc<str> = target.canonical().into();
                 let limit = self.0.settings.request_timeout;
-                blocking(limit, ASKING, &url.clone(), permit, move || files::head(&path, url)).await
+                blocking(limit, ASKING, &url.clone(), permit, move |_| files::head(&path, url)).await
             }
             Place::Store(access) => self.head_object(&access).await,
         }
@@ -111,7 +111,7 @@ impl Origins {
                 self.0.counters.read.inc();
                 let (object, limit) = (object.clone(), self.0.settings.request_timeout);
                 let url = Arc::clone(&object.url);
-                blocking(limit, READING, &url, permit, move || files::read(&path, &object, range)).await?
+                blocking(limit, READING, &url, permit, move |_| files::read(&path, &object, range)).await?
             }
             Place::Store(access) => {
                 access.ready(&object.url).await?;
@@ -163,7 +163,10 @@ impl Origins {
             Tag::ETag(tag) => Some(tag.clone()),
             _ => None,
         };
-        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), if_match, ..GetOptions::default() };
+        // All of an object is asked for without naming a range: servers that know none have small objects too.
+        let part = range != (0..object.size);
+        let options =
+            GetOptions { range: part.then(|| GetRange::Bounded(range.clone())), if_match, ..GetOptions::default() };
         let answer = access.store.get_opts(&access.location, options).await.map_err(|e| {
             // What was listed reached further than the range.
             if fault::is_out_of_range(&e) {

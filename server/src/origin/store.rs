@@ -5,9 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::StatusCode;
+use ::http::header::{CONTENT_RANGE, RANGE};
 use ::url::Url;
+use async_trait::async_trait;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
-use object_store::client::{HttpClient, HttpConnector};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+};
 use object_store::http::HttpBuilder;
 use object_store::path::Path;
 use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
@@ -186,7 +191,7 @@ impl Limits {
             (AmazonS3ConfigKey::AccessKeyId, "AWS_ACCESS_KEY_ID"),
             (AmazonS3ConfigKey::Token, "AWS_SESSION_TOKEN"),
         ] {
-            if aws.get_config_value(&key).is_some_and(|value| http::HeaderValue::from_str(&value).is_err()) {
+            if aws.get_config_value(&key).is_some_and(|value| ::http::HeaderValue::from_str(&value).is_err()) {
                 return Err(Error::invalid(format!(
                     "{variable} holds a character that no header can carry, perhaps a line break"
                 )));
@@ -210,6 +215,7 @@ impl Limits {
             .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), limit(self.request_timeout))
             .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), limit(self.connect_timeout))
             .with_retry(self.retry.clone())
+            .with_http_connector(MendingConnector)
             .build()
             .map_err(|e| Error::invalid(format!("the AWS_… variables of this node don't fit together: {e}")))?;
         let credentials = signed.then(|| Arc::clone(store.credentials()));
@@ -246,7 +252,7 @@ impl Limits {
             .redirect(policy)
             .build()
             .map_err(|e| Error::internal(format!("the HTTP client can't be made: {e}")))?;
-        Ok(HttpClient::new(client))
+        Ok(HttpClient::new(Mending(HttpClient::new(client))))
     }
 }
 
@@ -255,7 +261,7 @@ fn bucket_endpoint(endpoint: &str, bucket: &str, hosted: bool) -> Result<String>
     let endpoint = endpoint.trim().trim_end_matches('/');
     let wrong = || Error::invalid(format!("AWS_ENDPOINT_URL is `{endpoint}`: it must be like http(s)://HOST:PORT"));
     let (scheme, rest) = endpoint.split_once("://").ok_or_else(wrong)?;
-    let uri: http::Uri = endpoint.parse().map_err(|_| wrong())?;
+    let uri: ::http::Uri = endpoint.parse().map_err(|_| wrong())?;
     if !matches!(scheme, "http" | "https") || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
         return Err(wrong());
     }
@@ -275,6 +281,33 @@ struct Shared(HttpClient);
 impl HttpConnector for Shared {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(self.0.clone())
+    }
+}
+
+/// What `object_store` uses by itself, with [`Mending`] around it.
+#[derive(Debug)]
+struct MendingConnector;
+
+impl HttpConnector for MendingConnector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(Mending(ReqwestConnector::default().connect(options)?)))
+    }
+}
+
+/// Some servers (`rclone serve s3` among them) answer a range with status 200 instead of 206. `object_store` takes that
+/// for the whole object and gives up, although `Content-Range` says which part it is, and is checked.
+#[derive(Debug)]
+struct Mending(HttpClient);
+
+#[async_trait]
+impl HttpService for Mending {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let ranged = request.headers().contains_key(RANGE);
+        let mut response = self.0.execute(request).await?;
+        if ranged && response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        Ok(response)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
-use super::{ListingKind, ObjectMeta, OriginCounters, OriginSettings, Origins, Tag};
+use super::{ListingKind, ObjectMeta, OriginCounters, OriginSettings, Origins, Tag, blocking};
 use crate::error::ErrorKind;
 
 fn origins() -> Origins {
@@ -347,7 +347,7 @@ async fn answers_that_are_not_what_was_asked_are_asked_for_again() {
 async fn an_answer_in_pieces_is_put_together() {
     let origins = origins();
     let (script, object) = scripted(&origins).await;
-    for range in [0..1, 0..3, 2..8, 0..20] {
+    for range in [0..1, 0..3, 2..8, 1..20] {
         script.lies.lock().push_back(Lie::Crumbs);
         let bytes = origins.read(&object, range.clone()).await.unwrap();
         assert_eq!(bytes, &OBJECT[range.start as usize..range.end as usize]);
@@ -401,4 +401,33 @@ async fn a_store_that_hangs_is_given_up() {
     let error = origins.read(&object, 0..4).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert!(error.message().contains(&*object.url) && error.message().contains("50ms"), "{error}");
+}
+
+#[tokio::test]
+async fn file_system_calls_may_take_long_but_not_stand_still() {
+    let origins = origins();
+    let limit = Duration::from_millis(200);
+    let permit = origins.permit().await.unwrap();
+    let moving = blocking(limit, "walking", "file:///x", permit, move |progress| {
+        let started = Instant::now();
+        while started.elapsed() < limit * 5 / 2 {
+            progress.step();
+            std::thread::yield_now();
+        }
+        Ok(7)
+    });
+    assert_eq!(moving.await.unwrap(), 7);
+
+    let (release, stuck) = std::sync::mpsc::sync_channel::<()>(0);
+    let permit = origins.permit().await.unwrap();
+    let free = origins.0.permits.available_permits();
+    let standing = blocking(limit, "walking", "file:///x", permit, move |_| {
+        let _ = stuck.recv();
+        Ok(7)
+    });
+    let error = standing.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(error.message().contains("file:///x") && error.message().contains("walking"), "{error}");
+    assert_eq!(origins.0.permits.available_permits(), free, "held while the call lasts");
+    drop(release);
 }

@@ -256,7 +256,7 @@ fn parse_http(text: &str) -> Parsed<Url> {
         ));
     }
     // The HTTP client is stricter than `Url`, and takes for granted that this was checked.
-    if let Err(e) = url.as_str().parse::<http::Uri>() {
+    if let Err(e) = url.as_str().parse::<::http::Uri>() {
         return wrong(format!("not to be sent over HTTP: {e}"));
     }
     Ok(url)
