@@ -101,11 +101,10 @@ impl Client {
     /// What was cached before a failure stays cached, so warming again goes on where it stopped.
     pub async fn warm(&self, request: WarmRequest) -> Result<impl Stream<Item = Result<WarmProgress>> + Send + use<>> {
         let url = request.plan.as_ref().map(|plan| plan.url.clone()).unwrap_or_default();
-        let doing = format!("warm {url}");
-        let results = self.results("roost.warm", request.encode_to_vec().into(), &doing).await?;
+        let results = self.results("roost.warm", request.encode_to_vec().into(), &url).await?;
         let messages = results.map(decoded::<WarmProgress>);
         Ok(futures::stream::try_unfold((messages.boxed(), false), move |(mut messages, finished)| {
-            let doing = doing.clone();
+            let url = url.clone();
             async move {
                 match messages.try_next().await {
                     Ok(Some(progress)) => {
@@ -116,10 +115,10 @@ impl Client {
                     Ok(None) => Err(Error::new(
                         ErrorKind::Unavailable,
                         format!(
-                            "{doing}: the node ended before it was finished; warm again, what is cached stays cached"
+                            "warm {url}: the node ended before it was finished; warm again, what is cached stays cached"
                         ),
                     )),
-                    Err(error) => Err(error.context(doing)),
+                    Err(error) => Err(error.about("warm", &url)),
                 }
             }
         }))
@@ -141,14 +140,14 @@ impl Client {
 
     /// What the node's cache holds and has done since it started.
     pub async fn stat(&self) -> Result<CacheStats> {
-        self.single("roost.stat", Bytes::new(), "stat").await
+        self.single("roost.stat", Bytes::new(), "").await
     }
 
     /// What the node's cache holds, by data set; all of them, or only those at or below `url`.
     pub async fn list_flights(&self, url: Option<&str>) -> Result<Vec<CachedDataset>> {
         let expression = Bytes::copy_from_slice(url.unwrap_or_default().as_bytes());
         let infos = self
-            .call("list cached data sets", |mut flight| {
+            .call("list", url.unwrap_or_default(), |mut flight| {
                 let criteria = Criteria { expression: expression.clone() };
                 async move { flight.list_flights(criteria).await?.into_inner().try_collect::<Vec<_>>().await }
             })
@@ -158,18 +157,19 @@ impl Client {
 
     async fn dataset_action<T: Message + Default>(&self, action: &str, url: &str) -> Result<T> {
         let body = DatasetRequest { url: url.to_owned() }.encode_to_vec().into();
-        let name = action.strip_prefix("roost.").unwrap_or(action);
-        self.single(action, body, &format!("{name} {url}")).await
+        self.single(action, body, url).await
     }
 
     /// An action with exactly one result.
-    async fn single<T: Message + Default>(&self, action: &str, body: Bytes, doing: &str) -> Result<T> {
-        let results: Vec<_> = self.results(action, body, doing).await?.try_collect().await?;
+    async fn single<T: Message + Default>(&self, action: &str, body: Bytes, url: &str) -> Result<T> {
+        let results: Vec<_> = self.results(action, body, url).await?.try_collect().await?;
         match results.as_slice() {
             [only] => decode(only),
-            other => {
-                Err(Error::internal(format!("{doing}: {} answered {} results, not one", self.node(), other.len())))
-            }
+            other => Err(Error::internal(format!(
+                "{action} {url}: {} answered {} results, not one",
+                self.node(),
+                other.len()
+            ))),
         }
     }
 
@@ -178,11 +178,11 @@ impl Client {
         &self,
         action: &str,
         body: Bytes,
-        doing: &str,
+        url: &str,
     ) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
         let node = self.node().clone();
         let results = self
-            .call(doing, |mut flight| {
+            .call(action.strip_prefix("roost.").unwrap_or(action), url, |mut flight| {
                 let action = Action { r#type: action.to_owned(), body: body.clone() };
                 async move { Ok(flight.do_action(action).await?.into_inner()) }
             })
@@ -192,7 +192,7 @@ impl Client {
 
     /// Makes a call at the current node, and at the next ones as long as that helps. A node that answers that it can't
     /// serve is asked once: it retries the origin itself. A node that doesn't answer may be starting: it is given time.
-    pub(crate) async fn call<T, F>(&self, doing: &str, call: impl Fn(Flight) -> F) -> Result<T>
+    pub(crate) async fn call<T, F>(&self, doing: &str, subject: &str, call: impl Fn(Flight) -> F) -> Result<T>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -203,7 +203,7 @@ impl Client {
             let (node, flight) = self.lane(index);
             let error = match call(flight).await {
                 Ok(answer) => return Ok(answer),
-                Err(status) => Error::from_status(status, node).context(doing),
+                Err(status) => Error::from_status(status, node).about(doing, subject),
             };
             if !error.is_broken() {
                 unwilling += 1;

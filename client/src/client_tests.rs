@@ -100,8 +100,8 @@ async fn a_warm_that_ends_unfinished_fails() {
     fake.state().warm = vec![Ok(WarmProgress { row_groups_total: 2, row_groups_done: 1, ..Default::default() })];
     let error = within(warm(&fake)).await.unwrap_err();
     assert!(error.message().contains("warm again"), "{error}");
-    fake.state().warm = vec![Err(Status::permission_denied("s3://bucket: 403"))];
+    fake.state().warm = vec![Err(Status::permission_denied("403 Forbidden"))];
     let error = within(warm(&fake)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    assert_eq!(error.message(), "warm s3://bucket/train/: s3://bucket: 403");
+    assert_eq!(error.message(), "warm s3://bucket/train/: 403 Forbidden");
 }

@@ -151,9 +151,13 @@ impl Error {
         self.is_broken() || self.kind == ErrorKind::Unavailable
     }
 
-    /// Puts what was being done in front of the message; the kind stays.
-    pub(crate) fn context(mut self, doing: impl fmt::Display) -> Self {
-        self.message = format!("{doing}: {}", self.message);
+    /// Puts what was being done, to what, in front of a message that doesn't name it already; the kind stays.
+    pub(crate) fn about(mut self, doing: &str, subject: &str) -> Self {
+        if subject.is_empty() {
+            self.message = format!("{doing}: {}", self.message);
+        } else if !self.message.contains(subject) {
+            self.message = format!("{doing} {subject}: {}", self.message);
+        }
         self
     }
 }

@@ -45,3 +45,11 @@ fn an_answer_without_a_message_still_says_who_answered_what() {
     let error = Error::from_status(Status::internal(""), &"grpc://n:1");
     assert_eq!(error.message(), "grpc://n:1 answered Internal without saying why");
 }
+
+#[test]
+fn what_was_done_is_named_once() {
+    let about = |message: &str| Error::internal(message).about("plan", "s3://b/x").to_string();
+    assert_eq!(about("no footer"), "plan s3://b/x: no footer");
+    assert_eq!(about("s3://b/x: no footer"), "s3://b/x: no footer");
+    assert_eq!(Error::internal("no").about("stat", "").to_string(), "stat: no");
+}

@@ -121,12 +121,12 @@ impl Client {
         let any = prost_types::Any { type_url: PLAN_REQUEST_TYPE.to_owned(), value: request.encode_to_vec() };
         let command = Bytes::from(any.encode_to_vec());
         let info = self
-            .call(&format!("plan {}", request.url), |mut flight| {
+            .call("plan", &request.url, |mut flight| {
                 let descriptor = FlightDescriptor::new_cmd(command.clone());
                 async move { Ok(flight.get_flight_info(descriptor).await?.into_inner()) }
             })
             .await?;
-        let page = page_of(info, request.from).map_err(|error| error.context(format!("plan {}", request.url)))?;
+        let page = page_of(info, request.from).map_err(|error| error.about("plan", &request.url))?;
         let follows = request.from.saturating_add(page.tickets.len() as u64);
         // A `next` that skips tickets would lose rows, one that stands still would never end.
         if page.next.is_some_and(|next| next != follows || page.tickets.is_empty()) {

@@ -94,7 +94,7 @@ impl Reader {
                 Ok(None) => return self.finish().map(|()| None),
                 Err(status) => {
                     let (node, _) = self.client.lane(index);
-                    let error = Error::from_status(status, node).context(format!("read {}", self.name));
+                    let error = Error::from_status(status, node).about("read", &self.name);
                     self.client.recover(&mut self.attempts, index, error).await?;
                 }
             }
@@ -109,7 +109,7 @@ impl Reader {
             match flight.do_get(ticket).await {
                 Ok(response) => return Ok((response.into_inner(), index)),
                 Err(status) => {
-                    let error = Error::from_status(status, node).context(format!("read {}", self.name));
+                    let error = Error::from_status(status, node).about("read", &self.name);
                     self.client.recover(&mut self.attempts, index, error).await?;
                 }
             }
@@ -117,7 +117,7 @@ impl Reader {
     }
 
     fn accept(&mut self, flight: FlightData) -> Result<Message> {
-        let Some(rows) = rows_of(&flight).map_err(|error| error.context(format!("read {}", self.name)))? else {
+        let Some(rows) = rows_of(&flight).map_err(|error| error.about("read", &self.name))? else {
             return Ok(Message { flight, rows: 0 });
         };
         let position: BatchPosition = decode(&flight.app_metadata)?;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::types::Int32Type;
@@ -17,6 +17,7 @@ use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, Ip
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use roost_proto::v1::{
     BatchPosition, CacheStats, CachedDataset, DatasetRequest, EndpointInfo, EvictResult, Piece, PinResult, PlanInfo,
@@ -123,7 +124,7 @@ impl Fake {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.state.lock()
     }
 
     pub(crate) fn batches(&self) -> Vec<RecordBatch> {
@@ -141,7 +142,7 @@ impl Fake {
     pub(crate) fn serve_on(&self, listener: TcpListener) -> Running {
         let address = address(listener.local_addr().unwrap());
         let server = Server::builder().add_service(FlightServiceServer::new(self.clone()));
-        let server = server.serve_with_incoming(TcpIncoming::from(listener));
+        let server = server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         Running { address, server: tokio::spawn(async move { server.await.unwrap() }) }
     }
 

@@ -63,6 +63,13 @@ def units(directory: Path, count: int, size: int = 1 << 20, seed: int = 1) -> Pa
     return directory
 
 
+def break_first_page(path: Path) -> None:
+    """Spoils the header of the first column's first page: the footer stays sound, the row group can't be decoded."""
+    content = bytearray(path.read_bytes())
+    content[4:40] = b"\xff" * 36
+    path.write_bytes(content)
+
+
 def small_groups(path: Path, rows: int = 100_000, group: int = 500) -> Path:
     """One object of many small row groups, the last of them shorter."""
     rng = np.random.default_rng(3)

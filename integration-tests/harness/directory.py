@@ -1,4 +1,4 @@
-"""Files as an HTTP origin: ranges, conditions, and WebDAV's PROPFIND, with which object_store lists.
+"""Files as an HTTP origin, with ranges and conditions.
 
 Its faults are those that real servers have: no ETag, ranges ignored, `If-Match` ignored.
 """
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 from .origin import CHUNK, Answer
 
@@ -30,8 +29,6 @@ class Directory:
         path = (self.root / urllib.parse.unquote(urllib.parse.urlsplit(target).path).lstrip("/")).resolve()
         if path != self.root.resolve() and self.root.resolve() not in path.parents:
             return text(403, "outside of the directory")
-        if method == "PROPFIND":
-            return self.properties(path, headers.get("depth", "infinity"))
         if method not in ("GET", "HEAD"):
             return text(405, "read only")
         if not path.is_file():
@@ -67,31 +64,6 @@ class Directory:
             f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"',
             email.utils.formatdate(stat.st_mtime, usegmt=True),
             stat.st_size,
-        )
-
-    def properties(self, path: Path, depth: str) -> Answer:
-        if not path.exists():
-            return text(404, "no such file")
-        found = [path]
-        if path.is_dir() and depth != "0":
-            found += sorted(path.rglob("*") if depth == "infinity" else path.iterdir())
-        body = "".join(map(self.response, found))
-        xml = f'<?xml version="1.0" encoding="utf-8"?><D:multistatus xmlns:D="DAV:">{body}</D:multistatus>'.encode()
-        return Answer(207, [("Content-Type", "application/xml")], iter([xml]), len(xml))
-
-    def response(self, path: Path) -> str:
-        tag, modified, size = self.identity(path)
-        parts = path.resolve().relative_to(self.root.resolve()).parts
-        href = urllib.parse.quote("/" + "".join(f"{part}/" for part in parts))
-        if not path.is_dir():
-            href = href.rstrip("/")
-        kind = "<D:collection/>" if path.is_dir() else ""
-        etag = f"<D:getetag>{escape(tag)}</D:getetag>" if self.etags else ""
-        return (
-            f"<D:response><D:href>{href}</D:href><D:propstat><D:prop>"
-            f"<D:getlastmodified>{modified}</D:getlastmodified><D:getcontentlength>{size}</D:getcontentlength>"
-            f"{etag}<D:resourcetype>{kind}</D:resourcetype>"
-            f"</D:prop><D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response>"
         )
 
 

@@ -71,6 +71,8 @@ class Node:
         for cache in self.cache_dirs:
             command += ["--cache-dir", str(cache)]
         self.starts += 1
+        # Threads of the test may have connected to the address of the start before.
+        self.clients.clear()
         with self.log.open("a") as log:
             log.write(f"--- start {self.starts}: {' '.join([*command, *self.flags])}\n")
             log.flush()
@@ -92,6 +94,8 @@ class Node:
         return self
 
     def limit(self) -> None:
+        # Writing beyond RLIMIT_FSIZE is to fail, as a quota makes it fail, not to end the process.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         for name, value in self.limits.items():
             resource.setrlimit(name, value)
 
@@ -245,7 +249,8 @@ class Node:
         return [p for cache in self.cache_dirs for p in sorted(cache.rglob("*")) if p.is_file() and not p.is_symlink()]
 
     def disk(self) -> int:
-        return sum(file.stat().st_blocks * 512 for file in self.files())
+        """Bytes of all files in the cache directories, footers and the node's own small files among them."""
+        return sum(file.stat().st_size for file in self.files())
 
     def rss_anon(self) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
@@ -316,6 +321,11 @@ def plan_descriptor(url: str, columns: Sequence[str] | None = None, **fields: An
     message = AnyMessage()
     message.Pack(plan_request(url, columns, **fields))
     return FlightDescriptor.for_command(message.SerializeToString())
+
+
+def position(chunk: Any) -> Any:
+    """Where a batch lies. The first batch's position has no bytes: all its fields are zero."""
+    return pb.BatchPosition.FromString(chunk.app_metadata.to_pybytes() if chunk.app_metadata else b"")
 
 
 def plan_info(info: FlightInfo) -> Any:

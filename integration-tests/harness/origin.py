@@ -288,7 +288,7 @@ class Handler(BaseHTTPRequestHandler):
                 closer()
             origin.changed_now()
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PROPFIND = do_OPTIONS = handle_one
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_OPTIONS = handle_one
 
     def send(self, exchange: Exchange, answer: Answer, cut: int | None) -> None:
         exchange.start, exchange.end, exchange.size = span(answer)

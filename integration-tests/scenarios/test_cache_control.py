@@ -46,9 +46,7 @@ def test_warm_tells_its_progress(node, origin, bucket, units: Path):
 
 def test_warm_goes_on_past_what_fails(node, units: Path):
     broken = units / "unit-0005.parquet"
-    content = bytearray(broken.read_bytes())
-    content[1000:5000] = bytes(4000)
-    broken.write_bytes(content)
+    data.break_first_page(broken)
     last = node().warm(url_of(units))[-1]
     assert last.finished
     assert last.row_groups_failed == 1
@@ -59,15 +57,16 @@ def test_warm_goes_on_past_what_fails(node, units: Path):
 
 
 def test_list_flights_tells_what_is_cached(node, units: Path):
-    served = node()
+    served = node("--job-grace", "0s")
     url = url_of(units)
     assert served.cached() == {}
     served.warm(url, ["c00"])
+    served.wait(lambda: not served.cached()[url].held, "nobody holds what was warmed")
     entry = served.cached()[url]
     assert (entry.objects, entry.row_groups, entry.fragments, entry.row_groups_total) == (16, 16, 16, 16)
     quarter = pq.read_table(units).nbytes // 4
     assert entry.bytes == pytest.approx(quarter, rel=0.1)
-    assert (entry.pinned, entry.held) == (False, False)
+    assert not entry.pinned
     served.restart().recovered()
     again = served.cached()[url]
     assert (again.objects, again.row_groups, again.fragments, again.bytes) == (16, 16, 16, entry.bytes)
@@ -201,4 +200,4 @@ def test_fragments_are_plain_arrow_files(node, tpch: Path):
     file = max(served.files(), key=lambda file: file.stat().st_size)
     with pa.memory_map(str(file)) as source:
         table = pa.ipc.open_file(source).read_all()
-    assert table.sort_by("o_orderkey").equals(pq.read_table(path).sort_by("o_orderkey"))
+    assert table.equals(pq.read_table(path).select(table.schema.names))

@@ -9,6 +9,8 @@ from harness import data
 from harness.node import Node
 
 UNITS = 128
+PASSING = 65 << 20
+"""What passes a full cache lies on the disk for a moment; this much at most, in a small cache."""
 
 
 def epoch(served: Node, url: str, job: str, seed: int) -> tuple[int, float]:
@@ -35,10 +37,13 @@ def test_hits_of_shuffled_epochs(node, tmp_path: Path):
         assert rows == expected.num_rows
         shares.append(share)
         stat = served.stat()
-        assert stat.used_bytes <= stat.capacity_bytes
+        kept = stat.held_bytes + stat.pinned_bytes + stat.evictable_bytes
+        assert kept <= stat.capacity_bytes
+        assert stat.used_bytes <= stat.capacity_bytes + PASSING
 
     assert shares[0] == 0
     assert min(shares[1:]) >= 0.48, shares
+    served.wait(lambda: served.stat().used_bytes <= served.stat().capacity_bytes, "what passed is gone", timeout=10)
     # What is on disk is what the node says, not more.
     assert served.disk() <= served.stat().capacity_bytes * 1.02 + (1 << 20)
 

@@ -35,16 +35,12 @@ def test_one_object(node, web, published: Path):
     assert origin.data_since(mark) == []
 
 
-def test_a_prefix_that_webdav_lists(node, web, published: Path):
+@pytest.mark.parametrize("several", ["units/", "units/*.parquet"])
+def test_several_objects(node, web, published: Path, several: str):
+    """HTTP has no listings: said so, at once."""
     origin = web(published)
-    assert_same(node().read(f"{origin.url}/units/"), pq.read_table(published / "units"))
-
-
-def test_a_prefix_that_nothing_lists(node, web, published: Path):
-    origin = web(published)
-    origin.fault(lambda e: e.method == "PROPFIND", times=1 << 30, status=405)
-    with pytest.raises((pa.ArrowException, flight.FlightError), match="/units/"):
-        node("--retries", "0").plan(f"{origin.url}/units/")
+    with pytest.raises((NotImplementedError, pa.ArrowInvalid), match="units/"):
+        node().plan(f"{origin.url}/{several}")
 
 
 def test_no_etag(node, web, published: Path):

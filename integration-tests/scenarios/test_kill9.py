@@ -79,14 +79,15 @@ def test_torn_files_are_not_believed(node, tmp_path: Path):
         content = file.read_bytes()[:size]
         file.unlink()
         file.write_bytes(content)
-    (whole[0].parent / "notes.txt").write_text("not of Roost")
+    notes = served.cache_dirs[0] / "notes.txt"
+    notes.write_text("not of Roost")
 
     served.start().recovered()
 
     assert_same(served.read(url), expected)
     assert_same(served.read(url), expected)
     assert served.stat().fragments == 8
-    assert (whole[0].parent / "notes.txt").exists(), "files of others are left alone"
+    assert notes.exists(), "files of others are left alone"
 
 
 def file_size(path: Path) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import flight
 
 from harness.compare import assert_same
 from harness.node import Node, endpoint_info
@@ -43,9 +44,8 @@ def place(request, node, tree: Path) -> tuple[Node, str]:
     if request.param == "file":
         return node(), tree.as_uri() + "/"
     bucket = request.getfixturevalue("bucket")
-    # A marker of a directory, as consoles make them, and an object of no bytes.
-    bucket.put("tree/sub/", b"")
-    bucket.put("tree/nothing.parquet", b"")
+    # A marker of a directory, as consoles make them.
+    bucket.filesystem.create_dir(f"{bucket.name}/tree/sub")
     return node(origin=request.getfixturevalue("origin")), bucket.put("tree/", tree)
 
 
@@ -88,6 +88,16 @@ def test_one_object(place):
 def test_glob(place, glob: str, expected: list[str]):
     served, url = place
     assert names(served, url + glob) == expected
+
+
+def test_objects_of_no_bytes(node, origin, bucket, tree: Path):
+    """What an upload that never began leaves: it has no rows, and the others' are read. Named alone it is an error."""
+    url = bucket.put("tree/", tree)
+    nothing = bucket.put("tree/nothing.parquet", b"")
+    served = node(origin=origin)
+    assert_same(served.read(url), pq.read_table(tree))
+    with pytest.raises((pa.ArrowException, flight.FlightError), match=r"nothing\.parquet"):
+        served.plan(nothing)
 
 
 @pytest.mark.parametrize("missing", ["none.parquet", "none/", "none-*.parquet", "_temporary/none/"])

@@ -150,7 +150,8 @@ def test_settings_from_file_environment_and_flags(node, tmp_path: Path):
     ],
 )
 def test_settings_that_are_refused(tmp_path: Path, flags: str, words: str):
-    done = cli("serve", "--listen", "127.0.0.1:0", "--http", "off", *flags.split(), HOME=str(tmp_path), timeout=30)
+    listen = [] if "--listen" in flags else ["--listen", "127.0.0.1:0"]
+    done = cli("serve", *listen, "--http", "off", *flags.split(), HOME=str(tmp_path), timeout=30)
     assert done.code != 0
     assert words in done.err
     assert done.out == ""

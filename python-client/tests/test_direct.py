@@ -229,6 +229,8 @@ def test_errors_name_the_thing(client: roost.Client, dataset: Path, tmp_path: Pa
         client.plan(tmp_path / "empty")
     with pytest.raises(roost.InvalidRequestError, match="no column 'nope'; it has 'id', 'text'"):
         client.plan(dataset, ["id", "nope"])
+    with pytest.raises(roost.InvalidRequestError, match="column 'id' is asked for twice"):
+        client.plan(dataset, ["id", "text", "id"])
     (dataset / "part-3.parquet").write_bytes(b"PAR1 this is not what it claims to be PAR1")
     with pytest.raises(roost.CorruptDataError, match=r"part-3\.parquet: not a Parquet file"):
         client.plan(dataset)

@@ -60,7 +60,7 @@ def test_the_whole_message_survives() -> None:
     with status_server(grpc.StatusCode.NOT_FOUND, MESSAGE) as (address, _):
         with pytest.raises(roost.NotFoundError) as caught:
             roost.connect(address).plan("s3://b/t/")
-        assert str(caught.value) == f"planning s3://b/t/: {MESSAGE}"
+        assert str(caught.value) == f"planning {MESSAGE}"
 
 
 def test_a_stale_plan_says_what_to_do() -> None:
@@ -95,6 +95,13 @@ def test_a_full_node_does_not_send_readers_to_the_origin(tmp_path: Path) -> None
 )
 def test_broken_connections_are_unavailability(text: str) -> None:
     assert isinstance(from_flight(pa.ArrowException(text), "reading"), roost.UnavailableError)
+
+
+def test_a_thing_is_named_once() -> None:
+    error = from_flight(
+        pa.ArrowKeyError("Flight returned not found error, with message: s3://b/t: gone"), "planning s3://b/t"
+    )
+    assert str(error) == "planning s3://b/t: gone"
 
 
 def test_errors_pickle() -> None:

@@ -9,7 +9,7 @@ use roost_proto::v1::PlanRequest;
 
 use super::args::{Columns, DatasetUrl, NodeArgs};
 use super::console::{Console, Failure};
-use super::{Exit, progress, units};
+use super::{Exit, progress};
 use crate::client::Client;
 use crate::plan::Plan;
 use format::Writer;
@@ -23,9 +23,9 @@ Examples:
   roost cat s3://bucket/train/ --limit 0 --format csv | head
   roost cat s3://bucket/train/ --limit 0 --format arrow > train.arrows
 
-Rows come in the plan's order, which is the order of the objects' names and of the rows in them. A table is printed 1,000 rows at
-a time, and long values are cut (…); the other formats are whole. An arrow stream is read by
-pyarrow.ipc.open_stream(\"train.arrows\").read_all().
+Rows come in the plan's order, which is the order of the objects' names and of the rows in them. \
+A table is printed 1,000 rows at a time, and long values are cut (…); the other formats are whole. \
+An arrow stream is read by pyarrow.ipc.open_stream(\"train.arrows\").read_all().
 
 JSON: --json is --format jsonl: one line a row, the columns are its fields.")]
 pub struct Cat {
@@ -100,8 +100,8 @@ async fn write_all(
             console.flush()?;
             rows += batch.num_rows() as u64;
             // By rows: the buffers of a received batch are slices of one body, whose size each column would count again.
-            bar.set_position((plan.info.bytes as f64 * rows as f64 / plan.info.rows.max(1) as f64) as u64);
-            bar.set_message(units::rows(rows));
+            let share = rows as f64 / plan.info.rows.max(1) as f64;
+            progress::show(bar, (plan.info.bytes as f64 * share) as u64, rows);
         }
     }
     writer.finish(console.out())?;

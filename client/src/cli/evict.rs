@@ -11,7 +11,8 @@ use super::{Exit, units};
 Examples:
   roost evict s3://bucket/old/
 
-The origin is not touched. Readers that are reading the data set go on; what they read next is fetched again.
+The origin is not touched. Readers that are reading the data set go on; what they read next is \
+fetched again.
 
 JSON: one document.
   url, fragments (removed), bytes (of disk)")]

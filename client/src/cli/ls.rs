@@ -15,12 +15,12 @@ Examples:
   roost ls s3://bucket/train/         only what lies at or below a URL
   roost ls --json | jq -r 'select(.pinned) | .url'
 
-CACHED is row groups cached, of those of the data set where that is known. HELD is data that a living job reads: it is not
-evicted while the job lives.
+CACHED is row groups cached, of those of the data set where that is known. HELD is data that a \
+living job reads: it is not evicted while the job lives.
 
 JSON: one line a data set.
-  url, objects, row_groups (cached), row_groups_total (null if unknown), fragments, bytes (on disk),
-  bytes_total (decoded, null if unknown), pinned, held")]
+  url, objects, row_groups (cached), row_groups_total (null if unknown), fragments,
+  bytes (on disk), bytes_total (decoded, null if unknown), pinned, held")]
 pub struct Ls {
     /// List only what lies at or below this URL
     url: Option<DatasetUrl>,

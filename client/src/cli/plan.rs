@@ -22,7 +22,8 @@ Examples:
   roost plan s3://bucket/train/ --columns label --limit 1000
   roost plan s3://bucket/train/ --json | jq .rows
 
-Row group ids are those of the objects at or below the URL: part-0.parquet#rg0-3 is four row groups, read as one.
+Row group ids are those of the objects at or below the URL: part-0.parquet#rg0-3 is four row \
+groups, read as one.
 
 JSON: one document, of all tickets unless --count is given.
   url (canonical), fingerprint, job, objects, row_groups, rows, bytes (decoded, estimated), tickets_total,
@@ -32,7 +33,7 @@ JSON: one document, of all tickets unless --count is given.
 pub struct Plan {
     /// A Parquet object, a prefix (ends with /), or a glob
     url: DatasetUrl,
-    /// Only these columns, in this order, separated by commas; \"\" is none
+    /// Only these columns, in this order, separated by commas; "" is none
     #[arg(long, value_name = "A,B")]
     columns: Option<Columns>,
     /// At most this many rows, from the start
@@ -45,7 +46,7 @@ pub struct Plan {
     #[arg(long, value_name = "TICKETS")]
     count: Option<u64>,
     /// The name of the job that will read; the node makes one up if there is none
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     job: String,
     /// List the origin again, even if the last listing is still fresh
     #[arg(long)]

@@ -26,12 +26,14 @@ Examples:
   roost read s3://bucket/train/ --epochs 3 --shuffle-seed 7
   roost read s3://bucket/train/ --columns label --parallel 16 --json | jq .gb_per_second
 
-Rows and bytes are counted as they arrive and thrown away; nothing is decoded. Exit code 0 means that every epoch had exactly
-the rows of the plan. Hits, misses and origin bytes are what the node counted meanwhile, for all its readers.
+Rows and bytes are counted as they arrive and thrown away; nothing is decoded. Exit code 0 means \
+that every epoch had exactly the rows of the plan. Hits, misses and origin bytes are what the node \
+counted meanwhile, for all its readers.
 
 JSON: one line an epoch.
-  epoch (from 1), url, tickets, rows, rows_planned, complete (they are equal), bytes (Arrow data received), seconds,
-  gb_per_second, hits, misses, bypasses, origin_requests, origin_bytes")]
+  epoch (from 1), url, tickets, rows, rows_planned, complete (they are equal),
+  bytes (Arrow data received), seconds, gb_per_second,
+  hits, misses, bypasses, origin_requests, origin_bytes")]
 pub struct Read {
     /// A Parquet object, a prefix (ends with /), or a glob
     url: DatasetUrl,
@@ -41,14 +43,14 @@ pub struct Read {
     /// Pull this many tickets at the same time
     #[arg(long, value_name = "P", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
     parallel: u16,
-    /// Only these columns, in this order, separated by commas; \"\" is none
+    /// Only these columns, in this order, separated by commas; "" is none
     #[arg(long, value_name = "A,B")]
     columns: Option<Columns>,
     /// Pull the tickets in an order drawn from this seed and the epoch, instead of the plan's
     #[arg(long, value_name = "SEED")]
     shuffle_seed: Option<u64>,
     /// The name of the job that reads; the node makes one up if there is none
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     job: String,
     #[command(flatten)]
     pub(super) node: NodeArgs,
@@ -201,12 +203,11 @@ async fn pull(client: &Client, tickets: Vec<Ticket>, parallel: usize, bar: &Prog
             while let Some(ticket) = tickets.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let mut messages = std::pin::pin!(client.messages(ticket));
                 while let Some(message) = messages.try_next().await? {
-                    let bytes = message.flight.data_body.len() as u64;
+                    let body = message.flight.data_body.len() as u64;
                     let rows = counts.rows.fetch_add(message.rows, Ordering::Relaxed) + message.rows;
-                    counts.bytes.fetch_add(bytes, Ordering::Relaxed);
-                    if !bar.is_hidden() {
-                        bar.inc(bytes);
-                        bar.set_message(units::rows(rows));
+                    let bytes = counts.bytes.fetch_add(body, Ordering::Relaxed) + body;
+                    if message.rows > 0 {
+                        progress::show(&bar, bytes, rows);
                     }
                 }
             }

@@ -17,16 +17,18 @@ Examples:
   roost stat --node grpc://node-7:8815
   roost stat --json | jq '.used_bytes / .capacity_bytes'
 
-Hits, misses and bypasses count row groups read since the node started. A bypass is a row group that was read but not kept,
-because everything in the cache is pinned or held.
+Hits, misses and bypasses count row groups read since the node started. A bypass is a row group \
+that was read but not kept, because everything in the cache is pinned or held.
 
 JSON: one document.
   node, version, uptime_seconds, recovering,
-  capacity_bytes, used_bytes, held_bytes, pinned_bytes, evictable_bytes, memory_limit_bytes, memory_used_bytes,
+  capacity_bytes, used_bytes, held_bytes, pinned_bytes, evictable_bytes,
+  memory_limit_bytes, memory_used_bytes,
   fragments, row_groups, hits, misses, bypasses, evictions, damaged,
   origin_requests, origin_bytes, served_bytes, served_rows,
   directories: [{path, used_bytes, free_bytes, min_free_bytes, error (empty: it works)}],
-  jobs: [{name, dataset, idle_seconds, held_bytes, share_bytes}], pinned: [URL]")]
+  jobs: [{name, dataset, idle_seconds, held_bytes, share_bytes}],
+  pinned: [URL]")]
 pub struct Stat {
     #[command(flatten)]
     pub(super) node: NodeArgs,

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
-use indicatif::ProgressBar;
 use roost_proto::v1::{PlanRequest, WarmProgress, WarmRequest};
 use serde::Serialize;
 
@@ -22,12 +21,13 @@ Examples:
   roost warm s3://bucket/train/ --pin                    and keep it until `roost unpin`
   roost warm s3://bucket/train/ && python train.py       train only if all is cached
 
-Exit code 0 means that every row group asked for is cached. Else it is 1, and standard error says what is missing, why, and
-what to do. Warming again fetches only what is missing.
+Exit code 0 means that every row group asked for is cached. Else it is 1, and standard error says \
+what is missing, why, and what to do. Warming again fetches only what is missing.
 
 JSON: one document.
   url, complete (all is cached), pinned, seconds,
-  row_groups, row_groups_cached, row_groups_hit (cached before), row_groups_bypassed (read, but no room), row_groups_failed,
+  row_groups, row_groups_cached, row_groups_hit (cached before),
+  row_groups_bypassed (read, but no room to keep them), row_groups_failed,
   rows, bytes, origin_bytes, failures: [{row_group, message}] (the first ones)")]
 pub struct Warm {
     /// A Parquet object, a prefix (ends with /), or a glob
@@ -86,14 +86,15 @@ impl Warm {
         let mut last = WarmProgress::default();
         // Each message tells of the failures since the last one, or of all so far: both are kept once.
         let mut failures = Vec::new();
-        while let Some(mut progress) = messages.try_next().await? {
-            for failure in std::mem::take(&mut progress.failures) {
+        while let Some(mut now) = messages.try_next().await? {
+            for failure in std::mem::take(&mut now.failures) {
                 if failures.len() < FAILURES_TOLD && !failures.contains(&failure) {
                     failures.push(failure);
                 }
             }
-            show(&bar, &progress);
-            last = progress;
+            bar.set_length(now.bytes_total);
+            progress::show(&bar, now.bytes_done, now.rows_done);
+            last = now;
         }
         console.end_bar();
         last.failures = failures;
@@ -205,15 +206,4 @@ fn numbers(warm: &WarmProgress, elapsed: Duration) -> String {
         units::grouped(warm.row_groups_failed),
         units::bytes(warm.origin_bytes),
     )
-}
-
-fn show(bar: &ProgressBar, warm: &WarmProgress) {
-    bar.set_length(warm.bytes_total.max(warm.bytes_done));
-    bar.set_position(warm.bytes_done);
-    bar.set_message(format!(
-        "{} of {} row groups, {}",
-        units::grouped(warm.row_groups_done),
-        units::grouped(warm.row_groups_total),
-        units::rows(warm.rows_done),
-    ));
 }

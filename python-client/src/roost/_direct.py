@@ -119,9 +119,13 @@ def plan(url: str, columns: Sequence[str] | None, limit: int | None) -> DirectPl
 
 def project(schema: pa.Schema, columns: Sequence[str], url: str) -> pa.Schema:
     """`schema` cut to these columns, in this order."""
+    seen = set()
     for name in columns:
         if name not in schema.names:
             raise InvalidRequestError(f"{url}: no column {name!r}; it has {', '.join(map(repr, schema.names))}")
+        if name in seen:
+            raise InvalidRequestError(f"{url}: column {name!r} is asked for twice")
+        seen.add(name)
     metadata: Any = schema.metadata
     return pa.schema([schema.field(name) for name in columns], metadata=metadata)
 

@@ -138,7 +138,10 @@ def from_flight(error: Exception, doing: str) -> RoostError:
     message = _CONTEXT.sub("", message)
     kind = _kind(error, what, message)
     advice = " (plan again: call plan() with refresh=True)" if kind is StalePlanError else ""
-    return kind(f"{doing}: {message}{advice}")
+    verb, _, thing = doing.partition(" ")
+    # Nodes begin with what they speak of, too.
+    said = f"{verb} {message}" if thing and message.startswith(thing) else f"{doing}: {message}"
+    return kind(said + advice)
 
 
 def _kind(error: Exception, what: str, message: str) -> type[RoostError]:

@@ -33,6 +33,18 @@ pub(super) enum Writer {
 
 impl Writer {
     pub(super) fn new(format: Format, schema: &Schema, out: &mut dyn Write) -> Result<Self, Failure> {
+        Watched::run(out, |out| Self::start(format, schema, out))
+    }
+
+    pub(super) fn write(&mut self, batch: &RecordBatch, out: &mut dyn Write) -> Result<(), Failure> {
+        Watched::run(out, |out| self.append(batch, out))
+    }
+
+    pub(super) fn finish(self, out: &mut dyn Write) -> Result<(), Failure> {
+        Watched::run(out, |out| self.end(out))
+    }
+
+    fn start(format: Format, schema: &Schema, out: &mut dyn Write) -> Result<Self, Failure> {
         Ok(match format {
             Format::Table => Self::Table(TableWriter::new(schema)),
             Format::Csv => {
@@ -48,7 +60,7 @@ impl Writer {
         })
     }
 
-    pub(super) fn write(&mut self, batch: &RecordBatch, out: &mut dyn Write) -> Result<(), Failure> {
+    fn append(&mut self, batch: &RecordBatch, out: &mut dyn Write) -> Result<(), Failure> {
         match self {
             Self::Table(table) => table.write(batch, out),
             Self::Csv { headed, .. } => {
@@ -69,7 +81,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn finish(self, out: &mut dyn Write) -> Result<(), Failure> {
+    fn end(self, out: &mut dyn Write) -> Result<(), Failure> {
         match self {
             Self::Table(table) => table.finish(out),
             Self::Csv { headed: false, schema } => csv(true, &RecordBatch::new_empty(schema.into()), out),
@@ -113,14 +125,46 @@ fn drain(buffer: &mut Vec<u8>, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The broken pipe behind an Arrow error must stay one.
 fn failure(error: ArrowError) -> Failure {
-    match error {
-        ArrowError::IoError(_, io) => io.into(),
-        other => {
-            Error::new(ErrorKind::Unsupported, format!("the rows can't be written so: {other}; try another --format"))
-                .into()
+    let said = format!("the rows can't be written so: {error}; try another --format");
+    Error::new(ErrorKind::Unsupported, said).into()
+}
+
+/// Remembers why a write failed: some of Arrow's writers make text of it, and a broken pipe must stay one.
+struct Watched<'a> {
+    out: &'a mut dyn Write,
+    failed: Option<io::Error>,
+}
+
+impl Watched<'_> {
+    fn run<T>(out: &mut dyn Write, write: impl FnOnce(&mut dyn Write) -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut watched = Watched { out, failed: None };
+        let written = write(&mut watched);
+        match watched.failed {
+            Some(error) => Err(error.into()),
+            None => written,
         }
+    }
+
+    fn note<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &done
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.failed = Some(error.kind().into());
+        }
+        done
+    }
+}
+
+impl Write for Watched<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.out.write(bytes);
+        self.note(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let done = self.out.flush();
+        self.note(done)
     }
 }
 

@@ -122,7 +122,8 @@ async fn json_is_one_document() {
         "failures",
     ];
     let mut keys = keys(document);
-    (keys.sort_unstable(), expected.sort_unstable());
+    keys.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(keys, expected);
     assert_eq!(document["complete"], false);
     assert_eq!(document["row_groups_cached"], 119);
