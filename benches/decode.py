@@ -48,7 +48,8 @@ def measure(dataset: data.DataSet, core: int, count: int, scratch: Path) -> dict
             "roost, decode and write": lambda: sample(roost, "write", dataset),
             "pyarrow, read_table": lambda: sample(pyarrow, "read", dataset),
         }
-        for warm_up in cases.values():
+        # On a virtual machine the first pass through fresh memory costs several times the later ones.
+        for warm_up in [*cases.values()] * 3:
             warm_up()
         return report.rounds(count, cases, f"decode {dataset.name}")
 

@@ -55,9 +55,9 @@ impl Bench {
             capacity: Limit::Share(1.0),
             min_free: Limit::Bytes(1 << 30),
         })?;
-        let cache = Cache::open(CacheSettings::default(), space, decoder(), metrics.clone());
+        let cache = Cache::open(CacheSettings::default(), space, decoder()?, metrics.clone());
         cache.recover();
-        Ok(Self { decoder: decoder(), cache, objects })
+        Ok(Self { decoder: decoder()?, cache, objects })
     }
 
     async fn decode(&self) -> anyhow::Result<u64> {

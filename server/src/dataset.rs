@@ -99,6 +99,12 @@ impl Snapshot {
         }
     }
 
+    /// What all its fragments take on disk, at most about: headers, padding and footers come on top of the estimate.
+    pub fn disk_bytes(&self) -> u64 {
+        let runs = self.runs_within(self.rows);
+        self.bytes.saturating_add(self.bytes / 50).saturating_add(runs * (64 << 10))
+    }
+
     /// How many runs, in natural order, the first `rows` rows take.
     pub fn runs_within(&self, rows: u64) -> u64 {
         if rows == 0 {
@@ -271,8 +277,9 @@ impl Catalog {
         }
         // Where nothing changed since the last snapshot, no footer is looked at.
         if let Some(known) = known {
-            let same = known.objects.len() == listing.objects.len()
-                && known.objects.iter().zip(&listing.objects).all(|(k, o)| k.key.is_some() && k.meta == *o);
+            let listed = || listing.objects.iter().filter(|o| o.size > 0);
+            let same = known.objects.len() == listed().count()
+                && known.objects.iter().zip(listed()).all(|(k, o)| k.key.is_some() && k.meta == *o);
             if same {
                 let objects = known
                     .objects
@@ -288,13 +295,18 @@ impl Catalog {
                     known.column_bytes.clone(),
                 );
                 snapshot.taken = taken;
-                self.schemas.insert(snapshot.fingerprint, snapshot.schema.clone());
+                self.keep_schema(&snapshot).await?;
                 return Ok(snapshot);
             }
         }
+        let mut listing = listing;
+        if listing.kind != ListingKind::Object {
+            // Empty objects have no rows: markers and failed uploads leave them. One that is named itself is an error.
+            listing.objects.retain(|object| object.size > 0);
+        }
         if listing.objects.is_empty() {
             return Err(Error::not_found(format!(
-                "{}: no Parquet object there (names that begin with '_' or '.' are skipped)",
+                "{}: no Parquet object there (empty objects, and names that begin with '_' or '.', are skipped)",
                 listing.url
             )));
         }
@@ -332,7 +344,7 @@ impl Catalog {
             schema.fields().iter().map(|f| bytes_of.get(f.name()).copied().unwrap_or(0)).collect();
         let mut snapshot = Snapshot::new(&listing.url, &base, schema, objects, row_groups, column_bytes);
         snapshot.taken = taken;
-        self.schemas.insert(snapshot.fingerprint, snapshot.schema.clone());
+        self.keep_schema(&snapshot).await?;
         Ok(snapshot)
     }
 
@@ -417,10 +429,31 @@ impl Catalog {
         decode_footer(url.into(), raw).await.ok()
     }
 
+    /// Keeps a schema also on disk: tickets name it by its fingerprint, and must be readable after a restart while the
+    /// origin is away.
+    async fn keep_schema(&self, snapshot: &Snapshot) -> Result<()> {
+        let fingerprint = snapshot.fingerprint;
+        self.schemas.insert(fingerprint, snapshot.schema.clone());
+        if let Some(store) = self.store.clone() {
+            let message = schema::ipc_message(&snapshot.schema);
+            off_async(move || store.put(ObjectKey(fingerprint), &message)).await?;
+        }
+        Ok(())
+    }
+
     /// The schema with this fingerprint; its data set is planned again where it is not known.
     pub async fn schema(&self, fingerprint: Fingerprint, dataset: &str) -> Result<SchemaRef> {
         if let Some(entry) = self.schemas.get(&fingerprint) {
             return Ok(entry.value().clone());
+        }
+        if let Some(store) = self.store.clone()
+            && let Some(kept) = off_async(move || store.get(ObjectKey(fingerprint))).await?
+            && let Ok(schema) = arrow_ipc::convert::try_schema_from_flatbuffer_bytes(&kept)
+            && schema::fingerprint(&schema) == fingerprint
+        {
+            let schema: SchemaRef = Arc::new(schema);
+            self.schemas.insert(fingerprint, schema.clone());
+            return Ok(schema);
         }
         let snapshot = self.snapshot(dataset, false).await?;
         if snapshot.fingerprint == fingerprint {

@@ -1,10 +1,10 @@
 //! Column chunks of one row group → record batches.
 //!
 //! Knows Parquet's pages and the CPU; knows nothing of fragments or Flight. Fetching runs on the async threads and ahead
-//! of decoding, inside a memory budget that all fills share; decoding runs on blocking threads, as many at a time as
-//! there are permits. A batch is decoded when it is asked for: backpressure is not asking.
+//! of decoding, inside a memory budget that all fills share; decoding runs on threads of its own, one a core. A batch is decoded when it is asked for: backpressure is not asking.
 
 mod pieces;
+mod pool;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use self::pieces::Pieces;
 pub use self::pieces::Budget;
+use self::pool::Pool;
 use crate::dataset::runs::BATCH_BYTES;
 use crate::dataset::{Footer, Run};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +27,7 @@ use crate::origin::{ObjectMeta, Origins};
 /// Decodes row groups; shared by all fills.
 pub struct Decoder {
     origins: Origins,
-    cpu: Arc<Semaphore>,
+    pool: Pool,
     fills: Arc<Semaphore>,
     direct: Arc<Semaphore>,
     fetched: Budget,
@@ -42,20 +43,20 @@ pub enum Lane {
 
 /// What one open stream may hold besides fetched pieces: a batch being decoded, one being written, pages and
 /// dictionaries.
-const STREAM_BYTES: u64 = 4 * BATCH_BYTES;
+const STREAM_BYTES: u64 = 3 * BATCH_BYTES;
 
 impl Decoder {
-    /// `threads` decode at a time; `memory` bytes bound what is fetched (half) and decoded (half) but not yet written.
-    pub fn new(origins: Origins, threads: usize, memory: u64, metrics: Arc<Metrics>) -> Self {
+    /// `threads` decode at a time; `memory` bytes bound what is fetched (a quarter) and decoded (half) but not yet written.
+    pub fn new(origins: Origins, threads: usize, memory: u64, metrics: Arc<Metrics>) -> Result<Self> {
         let streams = (memory / 2 / STREAM_BYTES).clamp(1, 64) as usize;
-        Self {
+        Ok(Self {
             origins,
-            cpu: Arc::new(Semaphore::new(threads.clamp(1, streams))),
+            pool: Pool::new(threads.clamp(1, streams))?,
             fills: Arc::new(Semaphore::new(streams)),
             direct: Arc::new(Semaphore::new(streams)),
-            fetched: Budget::new(memory / 2),
+            fetched: Budget::new(memory / 4),
             metrics,
-        }
+        })
     }
 
     /// Opens the batches of top-level `columns` of `run`, waiting for its turn. Fetching begins at once.
@@ -98,7 +99,7 @@ impl Decoder {
             mask,
             reader: None,
             next: 0,
-            cpu: self.cpu.clone(),
+            pool: self.pool.clone(),
             metrics: self.metrics.clone(),
             _turn: turn,
         })
@@ -119,7 +120,7 @@ pub struct BatchStream {
     mask: ProjectionMask,
     reader: Option<ParquetRecordBatchReader>,
     next: u32,
-    cpu: Arc<Semaphore>,
+    pool: Pool,
     metrics: Arc<Metrics>,
     _turn: tokio::sync::OwnedSemaphorePermit,
 }
@@ -130,15 +131,14 @@ impl BatchStream {
         if self.next == self.run.batches() {
             return Ok(None);
         }
-        // Wait for the first bytes before taking a CPU permit: a thread that only waits would idle a core.
+        // Wait for the first bytes before taking a decode thread: one that only waits would idle a core.
         if self.reader.is_none() {
             self.pieces.wait_for_first().await?;
         }
-        let permit = self.cpu.clone().acquire_owned().await.map_err(|_| Error::unavailable("the node is stopping"))?;
         let reader = self.reader.take();
         let (pieces, footer, mask, run) = (self.pieces.clone(), self.footer.clone(), self.mask.clone(), self.run);
         let metrics = self.metrics.clone();
-        let decoded = tokio::task::spawn_blocking(move || {
+        let decoded = self.pool.run(move || {
             let started = Instant::now();
             let mut reader = match reader {
                 Some(reader) => reader,
@@ -150,17 +150,15 @@ impl BatchStream {
             };
             let batch = reader.next().transpose()?;
             metrics.decode_seconds.inc_by(started.elapsed().as_secs_f64());
-            drop(permit);
             Ok::<_, ArrowError>((reader, batch))
         })
         .await;
         let (reader, batch) = match decoded {
             Ok(Ok(decoded)) => decoded,
             Ok(Err(error)) => return Err(self.explain(error)),
-            Err(join) if join.is_panic() => {
-                return Err(Error::corrupt(format!("{}: the Parquet reader panicked on its pages: {join}", self.id)));
+            Err(panic) => {
+                return Err(Error::corrupt(format!("{}: the Parquet reader panicked on its pages: {panic}", self.id)));
             }
-            Err(_) => return Err(Error::unavailable("the node is stopping")),
         };
         let wanted = self.run.rows_of(self.next);
         match batch {

@@ -89,7 +89,7 @@ pub async fn start(settings: Settings) -> Result<RunningNode> {
         Some(store),
     ));
     metrics.memory_limit_bytes.set(settings.memory as i64);
-    let decoder = Decoder::new(origins, settings.decode_threads, settings.memory, metrics.clone());
+    let decoder = Decoder::new(origins, settings.decode_threads, settings.memory, metrics.clone())?;
     let cache_settings = CacheSettings {
         job_grace: settings.job_grace,
         verify_always: settings.verify == Verify::Always,

@@ -67,7 +67,8 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
         held.demand = held.demand.max(demand);
     }
 
-    pub fn is_held(&self, set: &S) -> bool {
+    #[cfg(test)]
+    fn is_held(&self, set: &S) -> bool {
         self.sets.contains_key(set)
     }
 

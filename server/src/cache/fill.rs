@@ -142,18 +142,17 @@ impl Fill {
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
         let decoding = tokio::spawn(async move {
             let mut batches = batches;
-            loop {
-                match batches.next().await {
-                    Ok(Some(batch)) => {
-                        if sender.send(Ok(batch)).await.is_err() {
+            // The place is taken before the batch is made: two batches are in memory, not three.
+            while let Ok(place) = sender.reserve().await {
+                match batches.next().await.transpose() {
+                    Some(batch) => {
+                        let failed = batch.is_err();
+                        place.send(batch);
+                        if failed {
                             return;
                         }
                     }
-                    Ok(None) => return,
-                    Err(error) => {
-                        let _ = sender.send(Err(error)).await;
-                        return;
-                    }
+                    None => return,
                 }
             }
         });

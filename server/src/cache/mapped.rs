@@ -79,7 +79,6 @@ impl Verified {
 pub struct Mapped {
     owner: Arc<Owner>,
     data: Buffer,
-    pub info: FragmentInfo,
     schema: SchemaRef,
     blocks: Vec<Block>,
     dictionaries: HashMap<i64, ArrayRef>,
@@ -122,16 +121,7 @@ impl Mapped {
             let body = message.slice(block.metaDataLength() as usize);
             read_dictionary(&body, batch, &schema, &mut dictionaries, &MetadataVersion::V5).map_err(|e| damaged(&e))?;
         }
-        Ok(Self { owner, data, info, schema, blocks, dictionaries, checksums })
-    }
-
-    pub fn batches(&self) -> usize {
-        self.blocks.len()
-    }
-
-    /// The map's bytes: slices of arrays can be told to lie in them.
-    pub fn bytes(&self) -> &[u8] {
-        &self.owner.map
+        Ok(Self { owner, data, schema, blocks, dictionaries, checksums })
     }
 
     /// Columns at `columns` (positions in this fragment) of batch `index`: populated, and checked where `verified` says

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use parquet::arrow::parquet_to_arrow_schema;
+use base64::Engine;
+use parquet::arrow::{ARROW_SCHEMA_META_KEY, parquet_to_arrow_schema};
 use parquet::file::metadata::ParquetMetaData;
 use sha2::{Digest, Sha256};
 
@@ -39,18 +40,53 @@ pub fn object_schema(url: &str, meta: &ParquetMetaData) -> Result<ObjectSchema> 
             )));
         }
     }
+    let embedded = embedded_schema(meta);
     let with = |change: &dyn Fn(&FieldRef) -> FieldRef| {
         let fields: Fields = inferred.fields().iter().map(change).collect();
         Arc::new(Schema::new_with_metadata(fields, inferred.metadata().clone()))
     };
-    Ok(ObjectSchema { served: with(&served_field), stored: with(&stored_field) })
+    let served = with(&|field| {
+        let field = served_field(field);
+        let original = embedded.as_ref().and_then(|schema| schema.field_with_name(field.name()).ok());
+        original.map_or_else(|| field.clone(), |original| with_zones(&field, original))
+    });
+    Ok(ObjectSchema { served, stored: with(&stored_field) })
 }
 
-/// pyarrow honours a dictionary in the embedded schema for text only.
+/// The Arrow schema that the writer embedded, if it can be read.
+fn embedded_schema(meta: &ParquetMetaData) -> Option<Schema> {
+    let pairs = meta.file_metadata().key_value_metadata()?;
+    let text = pairs.iter().find(|pair| pair.key == ARROW_SCHEMA_META_KEY)?.value.as_ref()?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
+    let message = bytes.strip_prefix(&[0xFF; 4]).unwrap_or(&bytes).get(4..)?;
+    arrow_ipc::convert::try_schema_from_flatbuffer_bytes(message).ok()
+}
+
+/// Puts the writer's time zones in place of UTC, at any depth. parquet-rs does so only where the unit is kept too, which
+/// Parquet can't for seconds.
+fn with_zones(field: &FieldRef, original: &Field) -> FieldRef {
+    let data_type = match (field.data_type(), original.data_type()) {
+        (DataType::Timestamp(unit, Some(_)), DataType::Timestamp(_, Some(zone))) => {
+            DataType::Timestamp(*unit, Some(zone.clone()))
+        }
+        (DataType::Struct(fields), DataType::Struct(originals)) if fields.len() == originals.len() => {
+            DataType::Struct(fields.iter().zip(originals).map(|(f, o)| with_zones(f, o)).collect())
+        }
+        (
+            nested,
+            DataType::List(o) | DataType::LargeList(o) | DataType::FixedSizeList(o, _) | DataType::Map(o, _),
+        ) => map_children(nested, &|child| with_zones(child, o)),
+        (same, _) => same.clone(),
+    };
+    with_type(field, data_type)
+}
+
+/// pyarrow honours a dictionary in the embedded schema for text only, and reads date64 as date32.
 fn served_field(field: &FieldRef) -> FieldRef {
     let data_type = match field.data_type() {
         DataType::Dictionary(index, value) if is_text(value) => DataType::Dictionary(index.clone(), value.clone()),
         DataType::Dictionary(_, plain) => plain.as_ref().clone(),
+        DataType::Date64 => DataType::Date32,
         other => map_children(other, &served_field),
     };
     with_type(field, data_type)
@@ -62,6 +98,7 @@ fn stored_field(field: &FieldRef) -> FieldRef {
             DataType::Dictionary(Box::new(DataType::Int32), value.clone())
         }
         DataType::Dictionary(_, plain) => plain.as_ref().clone(),
+        DataType::Date64 => DataType::Date32,
         other => map_children(other, &stored_field),
     };
     with_type(field, data_type)

@@ -78,7 +78,7 @@ struct State {
 enum Piece {
     Waiting,
     Fetching,
-    Ready(Bytes, Option<OwnedSemaphorePermit>),
+    Ready(Bytes, #[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>),
     /// The decoder is past it.
     Done,
 }

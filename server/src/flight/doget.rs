@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::Node;
 use super::adapt::Adapter;
-use crate::cache::{ReadRequest, RunReader};
+use crate::cache::{JobGuard, ReadRequest, RunReader};
 use crate::dataset::schema::ipc_message;
 use crate::dataset::{Validated, off_async};
 use crate::error::{Error, Result};
@@ -33,7 +33,7 @@ pub struct Outgoing {
 }
 
 /// Messages read ahead of the socket.
-const AHEAD: usize = 2;
+const AHEAD: usize = 1;
 
 /// Starts to stream a ticket. Errors that are known at once are returned; later ones end the stream.
 pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Result<Outgoing>>> {
@@ -58,7 +58,7 @@ pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Res
         return Err(Error::invalid("the ticket is to be resumed behind its end"));
     }
     // What the ticket reads is held from here on: the fills that follow decide by it.
-    let demand = node.catalog.known(&payload.dataset).map_or(0, |s| s.bytes);
+    let demand = node.catalog.known(&payload.dataset).map_or(0, |s| s.disk_bytes());
     let job = node.cache.begin(&payload.job, &payload.dataset, demand);
     // The first piece is opened before the stream begins, so that most errors are the call's own.
     let opened = match payload.pieces.get(first) {
@@ -67,16 +67,37 @@ pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Res
     };
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
-        let _permit = permit;
-        node.metrics.streams_active.inc();
-        let _job = job;
-        if let Err(error) = pump(&node, &payload, after, schema, opened, &sender).await {
-            // A reader that is gone does not hear it.
+        let _serving = Serving::new(&node, permit, job);
+        let pumped = tokio::select! {
+            pumped = pump(&node, &payload, after, schema, opened, &sender) => pumped,
+            // A reader that leaves frees its place at once, also while a fill waits for the origin.
+            () = sender.closed() => return,
+        };
+        if let Err(error) = pumped {
             let _ = sender.send(Err(error)).await;
         }
-        node.metrics.streams_active.dec();
     });
     Ok(receiver)
+}
+
+/// What a stream under way takes, given back however it ends.
+struct Serving {
+    node: Arc<Node>,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+    _job: JobGuard,
+}
+
+impl Serving {
+    fn new(node: &Arc<Node>, permit: tokio::sync::OwnedSemaphorePermit, job: JobGuard) -> Self {
+        node.metrics.streams_active.inc();
+        Self { node: node.clone(), _permit: permit, _job: job }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.node.metrics.streams_active.dec();
+    }
 }
 
 async fn pump(
@@ -104,7 +125,7 @@ async fn pump(
         // The next piece's fill starts while this one is sent.
         let next = payload.pieces.get(index + 1).cloned().map(|piece| {
             let (node, payload, schema) = (node.clone(), payload.clone(), schema.clone());
-            tokio::spawn(async move { open(&node, &payload, &piece, schema).await })
+            AbortOnDrop(tokio::spawn(async move { open(&node, &payload, &piece, schema).await }))
         });
         let keep = piece.rows.saturating_sub(piece.rows_cut);
         let mut done = 0;
@@ -119,32 +140,46 @@ async fn pump(
             if sent {
                 continue;
             }
+            // The place is taken before the batch is read: a slow reader holds two batches, not three.
+            let Ok(place) = sender.reserve().await else { return Ok(()) };
             let read = current.reader.batch(batch).await?;
             let position = BatchPosition { piece: index as u32, batch, row_group: piece.row_group };
             let (outgoing, used) = current.encode(read, take as usize, position, encoder).await?;
             encoder = used;
+            let mut place = Some(place);
             for message in outgoing {
                 node.metrics.served_bytes.inc_by(message.body_len as u64);
                 node.metrics.served_rows.inc_by(message.rows as u64);
                 if message.rows > 0 {
                     node.metrics.served_batches.inc();
                 }
-                if sender.send(Ok(message)).await.is_err() {
-                    if let Some(next) = next {
-                        next.abort();
+                match place.take() {
+                    Some(place) => place.send(Ok(message)),
+                    None => {
+                        if sender.send(Ok(message)).await.is_err() {
+                            return Ok(());
+                        }
                     }
-                    return Ok(());
                 }
             }
         }
         opened = match next {
-            Some(next) => {
-                Some(next.await.map_err(|e| Error::internal(format!("a row group could not be opened: {e}")))??)
+            Some(mut next) => {
+                Some((&mut next.0).await.map_err(|e| Error::internal(format!("a row group could not be opened: {e}")))??)
             }
             None => None,
         };
     }
     Ok(())
+}
+
+/// A task that ends with its stream.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A row group, open, and how it is served.

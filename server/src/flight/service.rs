@@ -44,6 +44,7 @@ impl FlightDoor {
                     any.type_url
                 )));
             }
+            refuse_unknown_fields(&any.value)?;
             let request = PlanRequest::decode(any.value.as_slice())
                 .map_err(|e| Error::invalid(format!("the PlanRequest can't be read: {e}")))?;
             return Ok((request, false));
@@ -60,6 +61,25 @@ impl FlightDoor {
         let page = plan_page(&self.node, &request, pack).await?;
         Ok((request, page))
     }
+}
+
+/// A field that this version does not know may change what is to be read: leaving it out would answer other rows.
+fn refuse_unknown_fields(message: &[u8]) -> Result<()> {
+    use prost::encoding::{DecodeContext, decode_key, skip_field};
+    const KNOWN: std::ops::RangeInclusive<u32> = 1..=7;
+    let unreadable = |e| Error::invalid(format!("the PlanRequest can't be read: {e}"));
+    let mut rest = message;
+    while !rest.is_empty() {
+        let (field, wire) = decode_key(&mut rest).map_err(unreadable)?;
+        if !KNOWN.contains(&field) {
+            return Err(Error::unsupported(format!(
+                "the PlanRequest has a field {field}, which this node does not know: it is older than the client; \
+                 upgrade the node or leave out what is new"
+            )));
+        }
+        skip_field(wire, field, &mut rest, DecodeContext::default()).map_err(unreadable)?;
+    }
+    Ok(())
 }
 
 /// Plans one page of what `request` asks for.

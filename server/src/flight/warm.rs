@@ -43,7 +43,7 @@ pub async fn warm(node: Arc<Node>, request: WarmRequest) -> Result<Results> {
         node.cache.pin(&snapshot.url, true).await?;
     }
     let job = if plan.job.is_empty() { format!("warm:{}", snapshot.url) } else { plan.job.clone() };
-    let guard = node.cache.begin(&job, &snapshot.url, snapshot.bytes);
+    let guard = node.cache.begin(&job, &snapshot.url, snapshot.disk_bytes());
     let rows = plan.limit.map_or(snapshot.rows, |limit| limit.min(snapshot.rows));
     let runs = snapshot.runs_within(rows);
     let ordinals: Vec<usize> = schema.fields().iter().filter_map(|f| snapshot.schema.index_of(f.name()).ok()).collect();
