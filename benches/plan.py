@@ -2,7 +2,7 @@
 
     python benches/plan.py [--rounds 5]
 
-Each round is a new process that builds the snapshot, then answers GetFlightInfo, encoded as it is sent. Only the answer is
+Each round is a new process that builds the snapshot, then answers GetFlightInfo, encoded as it is sent. Only that is
 timed; the memory is the most that the process ever held, the snapshot included. `first page` is a PlanRequest's page of
 10,000 tickets; its bars are 1 s and 1 GiB. `by path` is the whole plan in one answer, for clients that know nothing of
 Roost: 10,000 tickets of 100 row groups each. It has no bar.

@@ -210,8 +210,8 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
         shares
     }
 
-    /// What `set` may take from others: the newest row groups of sets above their shares, until they are at them; only
-    /// if it stays within its own.
+    /// What `set` may take from others: the newest row groups of sets above their shares, until they are at them
+    /// (or, by less than one row group, below); only if it stays within its own.
     fn attrition(&self, set: &S, bytes: u64, limit: u64) -> Vec<(K, u64)> {
         let shares = self.shares(limit);
         let mine = shares.get(set).copied().unwrap_or(0);
@@ -229,10 +229,11 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
             let mut surplus = held.bytes.saturating_sub(shares.get(other).copied().unwrap_or(0));
             for key in held.members.values().rev() {
                 let Some(size) = self.entries.get(key).map(|e| e.bytes) else { continue };
-                if size > surplus || wanted == 0 {
+                // The last one may straddle the share: row groups are not cut.
+                if surplus == 0 || wanted == 0 {
                     break;
                 }
-                surplus -= size;
+                surplus = surplus.saturating_sub(size);
                 wanted = wanted.saturating_sub(size);
                 claim.push((key.clone(), size));
             }

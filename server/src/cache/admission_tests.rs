@@ -121,7 +121,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     /// Against a model that knows only which keys are in, with what bytes: sums agree, the limit holds, and nothing that
-    /// is pinned, or held by a set within its share, is evicted to admit something.
+    /// is pinned, or held by a set within its share (but for one row group), is evicted to admit something.
     #[test]
     fn the_books_balance(steps in steps()) {
         const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -147,7 +147,7 @@ proptest! {
                         prop_assert!(model.remove(&gone).is_some());
                         match &before[&gone] {
                             Owner::Pinned => prop_assert!(false, "evicted a pinned row group"),
-                            Owner::Held(set) => prop_assert!(policy.set_bytes(set) >= shares[set]),
+                            Owner::Held(set) => prop_assert!(policy.set_bytes(set) + 16 >= shares[set]),
                             Owner::Nobody => {}
                         }
                     }

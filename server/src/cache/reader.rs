@@ -299,10 +299,9 @@ impl RunReader {
                 let key = self.request.run_key();
                 let key = key.ok_or_else(|| Error::internal("a fragment of an object without identity"))?;
                 let read = off_async(move || {
-                    inner.fragment_batch(&fragment, index as usize, &positions).map_err(|why| {
-                        inner.discard(key, &fragment, &why);
-                        why
-                    })
+                    inner
+                        .fragment_batch(&fragment, index as usize, &positions)
+                        .inspect_err(|why| inner.discard(key, &fragment, why))
                 })
                 .await?;
                 match read {

@@ -1,5 +1,7 @@
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::*;
 
@@ -8,7 +10,7 @@ struct Kept(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Kept {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.0.lock().write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -26,7 +28,7 @@ fn logged(log: &str, log_format: LogFormat, colour: bool) -> String {
         tracing::info!(target: "roost_server::cache", bytes = 42, "fragment written");
         tracing::debug!(target: "roost_server::flight", "a detail");
     });
-    let bytes = kept.0.lock().unwrap().clone();
+    let bytes = kept.0.lock().clone();
     String::from_utf8(bytes).unwrap()
 }
 
