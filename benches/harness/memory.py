@@ -1,9 +1,8 @@
 """Makes a virtual machine's memory as good as a real one's.
 
-Hosts take back what a guest has freed, and the next touch of such a page then costs the guest several times an ordinary page
-fault. Readers that need fresh memory in one run (a cache's files) and not in the next would be measured by chance. So before a
-timed read as much memory as it may need is touched and freed again, for every reader alike.
-"""
+Hosts take back what a guest has freed, and the next touch of such a page then costs the guest several times an
+ordinary page fault. Readers that need fresh memory in one run (a cache's files) and not in the next would be measured
+by chance. So before a timed read as much memory as it may need is touched and freed again, for every reader alike."""
 
 from __future__ import annotations
 

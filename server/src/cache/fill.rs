@@ -40,6 +40,8 @@ pub struct Fill {
     pub schema: SchemaRef,
     /// Whether it is to become a fragment.
     pub keep: bool,
+    /// How many batches it will have.
+    batches: usize,
     space: Arc<SpaceGuard>,
     opened: OnceLock<(Arc<File>, SchemaRef)>,
     places: RwLock<Vec<BatchPlace>>,
@@ -59,8 +61,16 @@ pub enum ReadError {
 }
 
 impl Fill {
-    pub fn new(id: FillId, columns: Vec<u32>, schema: SchemaRef, space: Arc<SpaceGuard>, keep: bool) -> Arc<Self> {
+    pub fn new(
+        id: FillId,
+        columns: Vec<u32>,
+        schema: SchemaRef,
+        batches: u32,
+        space: Arc<SpaceGuard>,
+        keep: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            batches: batches as usize,
             id,
             columns,
             schema,
@@ -101,7 +111,10 @@ impl Fill {
     /// Columns at `columns` (positions in this fill) of batch `index`, as soon as it is written.
     pub async fn batch(self: &Arc<Self>, index: usize, columns: Vec<usize>) -> Result<Vec<ArrayRef>, ReadError> {
         let mut progress = self.progress.subscribe();
-        let phase = match progress.wait_for(|(n, phase)| *n > index || !matches!(phase, Phase::Running)).await {
+        // The last batch waits for the fragment to be published: who has read all of a row group may count on it.
+        let last = index + 1 == self.batches;
+        let is_there = |state: &(usize, Phase)| (state.0 > index && !last) || !matches!(state.1, Phase::Running);
+        let phase = match progress.wait_for(is_there).await {
             Ok(state) => state.1.clone(),
             Err(_) => return Err(ReadError::Failed(Error::internal("a fill vanished"))),
         };

@@ -197,7 +197,7 @@ impl Inner {
         let space = self.space.claim(bytes, false).ok_or_else(|| Error::unavailable("no cache directory works"))?;
         let id = FillId { boot: self.boot, number: self.next_id() };
         let schema = project(&request.footer.schema, &columns);
-        let fill = Fill::new(id, columns.clone(), schema.clone(), Arc::new(space), true);
+        let fill = Fill::new(id, columns.clone(), schema.clone(), request.run.batches(), Arc::new(space), true);
         let path = fill.space().directory().temporary(id);
         let disk = |e: WriteError| match e {
             WriteError::Batch(error) => error,

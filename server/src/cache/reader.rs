@@ -202,7 +202,7 @@ impl Inner {
         let Some(space) = self.space.claim(bytes, !keep) else { return (None, gone) };
         let id = FillId { boot: self.boot, number: self.next_id() };
         let schema = project(&footer.schema, &columns);
-        let fill = Fill::new(id, columns, schema, Arc::new(space), keep);
+        let fill = Fill::new(id, columns, schema, request.run.batches(), Arc::new(space), keep);
         state.index.add_fill(key, &request.url, &request.dataset, fill.clone());
         (Some(fill), gone)
     }
