@@ -150,55 +150,6 @@ def test_tickets_travel(client: roost.Client, dataset: Path, method: str) -> Non
     assert sum(sums) == sum(range(3 * ROWS))
 
 
-FORKING = """
-    import multiprocessing, sys, roost
-
-    plan = roost.connect(sys.argv[1], fallback=False).plan(sys.argv[2])
-    assert plan.to_table().num_rows == 600
-
-    def rows():
-        return sum(batch.num_rows for batch in plan.batches())
-
-    def child(queue):
-        try:
-            queue.put(rows())
-        except roost.UnsupportedError as error:
-            queue.put(str(error))
-
-    def forked():
-        context = multiprocessing.get_context("fork")
-        queue = context.Queue()
-        workers = [context.Process(target=child, args=(queue,)) for _ in range(3)]
-        for worker in workers:
-            worker.start()
-        answers = [queue.get(timeout=30) for _ in workers]
-        for worker in workers:
-            worker.join()
-            assert worker.exitcode == 0, worker.exitcode
-        return answers
-
-    assert forked() == [600, 600, 600]
-    assert rows() == 600
-    # A stream is open: the workers say so, rather than hang.
-    batches = plan.batches(prefetch=0)
-    next(batches)
-    answers = forked()
-    assert all("'spawn' or 'forkserver'" in str(answer) for answer in answers), answers
-    assert sum(batch.num_rows for batch in batches) < 600
-    assert forked() == [600, 600, 600]
-    # An iterator that nobody finished does not keep the process from ending.
-    unfinished = plan.batches(prefetch=3)
-    next(unfinished)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forked workers are the custom on Linux alone")
-def test_forked_workers(served: Node, dataset: Path) -> None:
-    script = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORKING), served.address, str(dataset)]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-
-
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
