@@ -9,9 +9,10 @@ pyarrow.flight client. Bar: 1.2 x pyarrow at its defaults, on lineitem and on im
 what tuning gives the peer; dlrm, of which 40 of 200 columns are read, has no bar. The origin's traffic is counted by
 the proxy, not by the readers.
 
-Before each read, memory is touched so that no reader pays for what a virtual machine's host took back
+Before each read, memory is filled and freed, so that no reader pays for what a virtual machine's host took back
 (harness/memory.py). On a small machine origin, node and reader share the cores: `CPU-s` says what the node and the
-reader took of them."""
+reader took of them.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +50,6 @@ class ColdReaders:
         self._path = f"bench/{dataset.path.name}"
 
     def roost(self) -> report.Sample:
-        self._touch()
         with Node(self._scratch, cache_parent=self._scratch, environment=self._origin.environment) as node:
             url, used = self._origin.url(f"{self._path}/"), node.process.cpu_seconds
             return self._timed(
@@ -57,7 +57,6 @@ class ColdReaders:
             )
 
     def pyarrow(self, **scan: int) -> report.Sample:
-        self._touch()
         return self._timed(
             lambda: dataset_read(self._path, self._origin.filesystem(), Consumer, columns=self._columns, **scan)
         )
@@ -70,11 +69,9 @@ class ColdReaders:
         finally:
             pa.set_io_thread_count(default)
 
-    def _touch(self) -> None:
-        """A cold read through a cache fills memory twice over: with batches, and with files in the page cache."""
-        memory.touch(2 * self._dataset.arrow_bytes)
-
     def _timed(self, read: Callable[[], list[Consumer]], node_cpu: Callable[[], float] = lambda: 0.0) -> report.Sample:
+        # A cold read through a cache fills memory twice over: with batches, and with files in the page cache.
+        memory.refresh(self._scratch, 2 * self._dataset.arrow_bytes)
         traffic, cpu, start = self._origin.traffic(), time.process_time() + node_cpu(), time.perf_counter()
         consumers = read()
         seconds = time.perf_counter() - start

@@ -5,7 +5,8 @@
 
 Both read the same local files from the page cache, each in one long-lived process that is pinned to the same core;
 they take turns. Roost's batches are dropped as soon as they are decoded or written; pyarrow's table as soon as its
-file is read. Bars: decode 1.2 x on lineitem and 0.75 x on images, decode and write 0.8 x and 0.35 x."""
+file is read. Bars: decode 1.2 x on lineitem and 0.75 x on images, decode and write 0.8 x and 0.35 x.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +18,15 @@ import tempfile
 from pathlib import Path
 
 import data
-from harness import executables, report
+from harness import executables, memory, report
 from harness.processes import Process, clean_up_on_exit
 
 # By data set: decode, decode and write.
 BARS = {"lineitem": (1.2, 0.8), "images": (0.75, 0.35)}
 
 
-def sample(worker: Process, command: str, dataset: data.DataSet) -> report.Sample:
+def sample(worker: Process, command: str, dataset: data.DataSet, scratch: Path) -> report.Sample:
+    memory.refresh(scratch, 2 * dataset.arrow_bytes)
     before = worker.cpu_seconds()
     answer = json.loads(worker.ask(command))
     if answer["rows"] != dataset.rows:
@@ -44,12 +46,11 @@ def measure(dataset: data.DataSet, core: int, count: int, scratch: Path) -> dict
         Process([*taskset, *peer], log, ready="ready", talks=True) as pyarrow,
     ):
         cases = {
-            "roost, decode": lambda: sample(roost, "decode", dataset),
-            "roost, decode and write": lambda: sample(roost, "write", dataset),
-            "pyarrow, read_table": lambda: sample(pyarrow, "read", dataset),
+            "roost, decode": lambda: sample(roost, "decode", dataset, scratch),
+            "roost, decode and write": lambda: sample(roost, "write", dataset, scratch),
+            "pyarrow, read_table": lambda: sample(pyarrow, "read", dataset, scratch),
         }
-        # On a virtual machine the first pass through fresh memory costs several times the later ones.
-        for warm_up in [*cases.values()] * 3:
+        for warm_up in cases.values():
             warm_up()
         return report.rounds(count, cases, f"decode {dataset.name}")
 

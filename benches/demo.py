@@ -5,7 +5,8 @@
 It makes TPC-H's lineitem (tpchgen-cli) and a set of photos (scikit-image's samples, repeated), puts them behind an S3
 server that is as far away as S3 of the same region, and reads them: as Parquet with pyarrow, and through Roost with a
 stock pyarrow.flight client, first cold and then for several epochs. Every reader's consumer copies every byte. What
-came is compared with what pyarrow reads."""
+came is compared with what pyarrow reads.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@
 Roost's cache is filled first. What it then serves is written, batch for batch, to Arrow IPC files, and the peer serves
 those memory-mapped: same batches, same sizes, nothing to decode on either side. One stock pyarrow client reads both
 and copies every byte, over 1 and over 4 streams. Each round reads the data set `--repeat` times. Bars: 0.8 x on
-lineitem, 0.6 x on images."""
+lineitem, 0.6 x on images.
+"""
 
 from __future__ import annotations
 

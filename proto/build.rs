@@ -2,9 +2,6 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=roost/v1/roost.proto");
     let files = protox::compile(["roost/v1/roost.proto"], ["."])?;
-    prost_build::Config::new()
-        .bytes(["."])
-        .enable_type_names()
-        .compile_fds(files)?;
+    prost_build::Config::new().bytes(["."]).enable_type_names().compile_fds(files)?;
     Ok(())
 }

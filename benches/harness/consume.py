@@ -1,7 +1,8 @@
 """The consumer that every reader of a comparison ends in: it copies each byte of each record batch once.
 
 A reader that maps or slices would look fast if nobody looked at its bytes. Only the part of a buffer that a batch
-refers to is copied, so a batch that is a slice costs what it is worth."""
+refers to is copied, so a batch that is a slice costs what it is worth.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """pyarrow's half of the decode benchmark: for each line on standard input, reads all files once and prints the
-seconds."""
+seconds.
+"""
 
 from __future__ import annotations
 

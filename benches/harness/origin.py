@@ -2,7 +2,8 @@
 ("S3*").
 
 S3* is `rclone serve s3` behind `s3-proxy`, which holds back each response for 30 ms and paces each connection at 90
-MB/s. That is what a virtual machine sees of S3 in its own region; both readers of a comparison pay it alike."""
+MB/s. That is what a virtual machine sees of S3 in its own region; both readers of a comparison pay it alike.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Child processes that end with us, whatever happens, and what the kernel knows of them.
 
 Each child is told by the kernel to end when this process dies, so that not even `kill -9` leaves one behind; each is
-stopped in order when its owner's `with` block or the interpreter ends."""
+stopped in order when its owner's `with` block or the interpreter ends.
+"""
 
 from __future__ import annotations
 

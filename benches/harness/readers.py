@@ -1,5 +1,6 @@
 """The readers that are compared. Each pulls a whole data set into one consumer a thread, and says how many rows
-came."""
+came.
+"""
 
 from __future__ import annotations
 

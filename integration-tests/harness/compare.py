@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.ipc  # noqa: F401
+import pyarrow.ipc
 
 
 def decoded(kind: pa.DataType) -> pa.DataType:

@@ -9,8 +9,6 @@ import pickle
 import signal
 import socket
 import subprocess
-import sys
-import textwrap
 import threading
 import warnings
 from collections.abc import Iterator

@@ -28,9 +28,9 @@ use foyer::CacheBuilder;
 use parking_lot::Mutex;
 
 use self::admission::{Owner, Policy};
+use self::fill::Fill;
 pub use self::fill::Phase;
 use self::holds::{Holds, SetId, UrlSet};
-use self::fill::Fill;
 use self::index::{Fragment, Index};
 use self::mapped::Mapped;
 pub use self::reader::{ReadRequest, RunReader, Warmed};
@@ -269,7 +269,9 @@ impl Cache {
         let temporary = path.with_extension(format!("{:x}", self.0.next_id()));
         off_async(move || std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path)))
             .await?
-            .map_err(|e| Error::unavailable(format!("the pin holds until the node stops: it can't be kept on disk: {e}")))?;
+            .map_err(|e| {
+                Error::unavailable(format!("the pin holds until the node stops: it can't be kept on disk: {e}"))
+            })?;
         Ok(pins)
     }
 

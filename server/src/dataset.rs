@@ -165,12 +165,7 @@ pub struct CatalogSettings {
 
 impl Default for CatalogSettings {
     fn default() -> Self {
-        Self {
-            revalidate: Duration::from_secs(60),
-            footer_cache: 256 << 20,
-            footer_read: 64 << 10,
-            concurrency: 64,
-        }
+        Self { revalidate: Duration::from_secs(60), footer_cache: 256 << 20, footer_read: 64 << 10, concurrency: 64 }
     }
 }
 
@@ -234,7 +229,8 @@ impl Catalog {
         let mut slot = slot.lock().await;
         if let Some(snapshot) = slot.as_ref() {
             // One that was taken while this call waited for the lock is fresh enough even for `refresh`.
-            let fresh = if refresh { snapshot.taken >= asked } else { snapshot.taken.elapsed() < self.settings.revalidate };
+            let fresh =
+                if refresh { snapshot.taken >= asked } else { snapshot.taken.elapsed() < self.settings.revalidate };
             if fresh {
                 return Ok(snapshot.clone());
             }
@@ -340,8 +336,7 @@ impl Catalog {
             _ => hive::fields(&base, objects.iter().map(|o| o.meta.url.as_ref())),
         };
         let schema = unifier.finish(partitions);
-        let column_bytes =
-            schema.fields().iter().map(|f| bytes_of.get(f.name()).copied().unwrap_or(0)).collect();
+        let column_bytes = schema.fields().iter().map(|f| bytes_of.get(f.name()).copied().unwrap_or(0)).collect();
         let mut snapshot = Snapshot::new(&listing.url, &base, schema, objects, row_groups, column_bytes);
         snapshot.taken = taken;
         self.keep_schema(&snapshot).await?;

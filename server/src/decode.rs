@@ -15,8 +15,8 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use tokio::sync::Semaphore;
 
-use self::pieces::Pieces;
 pub use self::pieces::Budget;
+use self::pieces::Pieces;
 use self::pool::Pool;
 use crate::dataset::runs::BATCH_BYTES;
 use crate::dataset::{Footer, Run};
@@ -138,21 +138,23 @@ impl BatchStream {
         let reader = self.reader.take();
         let (pieces, footer, mask, run) = (self.pieces.clone(), self.footer.clone(), self.mask.clone(), self.run);
         let metrics = self.metrics.clone();
-        let decoded = self.pool.run(move || {
-            let started = Instant::now();
-            let mut reader = match reader {
-                Some(reader) => reader,
-                None => ParquetRecordBatchReaderBuilder::new_with_metadata(pieces, footer.arrow.clone())
-                    .with_row_groups(run.row_groups().collect())
-                    .with_projection(mask)
-                    .with_batch_size(run.batch_rows as usize)
-                    .build()?,
-            };
-            let batch = reader.next().transpose()?;
-            metrics.decode_seconds.inc_by(started.elapsed().as_secs_f64());
-            Ok::<_, ArrowError>((reader, batch))
-        })
-        .await;
+        let decoded = self
+            .pool
+            .run(move || {
+                let started = Instant::now();
+                let mut reader = match reader {
+                    Some(reader) => reader,
+                    None => ParquetRecordBatchReaderBuilder::new_with_metadata(pieces, footer.arrow.clone())
+                        .with_row_groups(run.row_groups().collect())
+                        .with_projection(mask)
+                        .with_batch_size(run.batch_rows as usize)
+                        .build()?,
+                };
+                let batch = reader.next().transpose()?;
+                metrics.decode_seconds.inc_by(started.elapsed().as_secs_f64());
+                Ok::<_, ArrowError>((reader, batch))
+            })
+            .await;
         let (reader, batch) = match decoded {
             Ok(Ok(decoded)) => decoded,
             Ok(Err(error)) => return Err(self.explain(error)),

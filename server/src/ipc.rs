@@ -128,7 +128,10 @@ mod tests {
         let mut encoder = Encoder::new(&batch.schema()).unwrap();
         let first = encoder.encode(&batch).unwrap();
         let second = encoder.encode(&batch).unwrap();
-        assert_eq!(first.iter().map(|m| m.kind).collect::<Vec<_>>(), [MessageHeader::Schema, MessageHeader::RecordBatch]);
+        assert_eq!(
+            first.iter().map(|m| m.kind).collect::<Vec<_>>(),
+            [MessageHeader::Schema, MessageHeader::RecordBatch]
+        );
         assert_eq!(second.len(), 1);
         assert!(second[0].body.iter().any(|b| b.as_ptr() == pointer), "the body is not a copy");
         let mut stream = Vec::new();

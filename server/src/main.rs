@@ -64,7 +64,8 @@ fn failed(error: &Error) -> ExitCode {
 
 fn run(work: impl Future<Output = ExitCode>) -> ExitCode {
     // Blocking work is short disk I/O: more threads would only hold more memory back.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {

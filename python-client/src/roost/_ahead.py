@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
+
+from roost.errors import UnsupportedError
+
+# At the interpreter's end a thread that waits for a node is not waited for longer.
+_LAST_SECONDS = 2.0
 
 Source = Callable[[], Iterator[pa.RecordBatch]]
 
@@ -35,11 +42,19 @@ class _Pull:
         self.started = 0
         self.taking = 0
         self.stopped = False
+        self.threads: list[threading.Thread] = []
 
     def stop(self) -> None:
-        with self.changed:
-            self.stopped = True
-            self.changed.notify_all()
+        # At the interpreter's end the lock may never come free again, but then `_stop_all` has been here.
+        if not self.stopped:
+            with self.changed:
+                self.stopped = True
+                self.changed.notify_all()
+
+    def orphan(self) -> None:
+        """In a forked child, where the threads are not, and the lock may be held by one of them for ever."""
+        self.stopped = True
+        self.changed = threading.Condition()
 
     def work(self) -> None:
         """A thread's work: pull one source after the other, until none is left."""
@@ -90,7 +105,7 @@ class _Pull:
             if self.taking != index:
                 self.taking = index
                 self.changed.notify_all()
-            self.changed.wait_for(lambda: slot.batches or slot.done)
+            self.changed.wait_for(lambda: slot.batches or slot.done or self.stopped)
             if slot.batches:
                 batch = slot.batches.popleft()
                 slot.nbytes -= batch.nbytes
@@ -98,18 +113,34 @@ class _Pull:
                 return batch
             if slot.error is not None:
                 raise slot.error
+            if not slot.done:
+                raise UnsupportedError("these batches were begun before the process was forked: begin anew here")
             return None
 
 
 # The threads are daemons, so that a generator nobody finished cannot keep the interpreter from ending; here they are
-# told to stop before it ends, since a thread inside gRPC at that moment could crash it.
+# told to stop before it ends: a thread that is cut off keeps the locks it holds.
 _running: weakref.WeakSet[_Pull] = weakref.WeakSet()
 
 
 @atexit.register
 def _stop_all() -> None:
-    for pull in list(_running):
+    pulls = list(_running)
+    for pull in pulls:
         pull.stop()
+    give_up_at = time.monotonic() + _LAST_SECONDS
+    for pull in pulls:
+        for thread in pull.threads:
+            thread.join(max(0.0, give_up_at - time.monotonic()))
+
+
+def _orphan_all() -> None:
+    for pull in list(_running):
+        pull.orphan()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_orphan_all)
 
 
 def in_order(
@@ -127,12 +158,12 @@ def in_order(
     """
     pull = _Pull(sources, window, buffer)
     _running.add(pull)
-    threads = [
+    pull.threads = [
         threading.Thread(target=pull.work, name=f"roost-pull-{number}", daemon=True)
         for number in range(min(workers, len(sources)))
     ]
     try:
-        for thread in threads:
+        for thread in pull.threads:
             thread.start()
         for index in range(len(sources)):
             while (batch := pull.take(index)) is not None:

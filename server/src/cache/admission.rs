@@ -198,7 +198,8 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
     /// rest to the others.
     pub fn shares(&self, limit: u64) -> BTreeMap<S, u64> {
         let mut left = limit.saturating_sub(self.pinned_bytes);
-        let mut by_demand: Vec<(&S, u64)> = self.sets.iter().map(|(s, held)| (s, held.demand.max(held.bytes))).collect();
+        let mut by_demand: Vec<(&S, u64)> =
+            self.sets.iter().map(|(s, held)| (s, held.demand.max(held.bytes))).collect();
         by_demand.sort_by_key(|(set, demand)| (*demand, (*set).clone()));
         let mut shares = BTreeMap::new();
         let count = by_demand.len();

@@ -48,7 +48,9 @@ fn a_newcomer_gets_its_share_and_no_more() {
     let mut policy = P::new();
     let mut used = 0;
     policy.hold("a", 1000);
-    shuffled(0..100, 1).into_iter().for_each(|key| { read(&mut policy, &mut used, 500, &Owner::Held("a"), key, 10); });
+    shuffled(0..100, 1).into_iter().for_each(|key| {
+        read(&mut policy, &mut used, 500, &Owner::Held("a"), key, 10);
+    });
     assert_eq!(policy.set_bytes(&"a"), 500);
     policy.hold("b", 1000);
     for epoch in 0..3 {
@@ -62,12 +64,16 @@ fn a_newcomer_gets_its_share_and_no_more() {
     }
     // A small third one takes what it needs from both.
     policy.hold("c", 60);
-    (2000..2006).for_each(|key| { read(&mut policy, &mut used, 500, &Owner::Held("c"), key, 10); });
+    (2000..2006).for_each(|key| {
+        read(&mut policy, &mut used, 500, &Owner::Held("c"), key, 10);
+    });
     assert_eq!((policy.set_bytes(&"c"), policy.set_bytes(&"a") + policy.set_bytes(&"b")), (60, 440));
     // Its end makes its part evictable, and the others grow back into it.
     policy.release(&"c");
     assert_eq!(policy.evictable_bytes(), 60);
-    shuffled(0..100, 99).into_iter().for_each(|key| { read(&mut policy, &mut used, 500, &Owner::Held("a"), key, 10); });
+    shuffled(0..100, 99).into_iter().for_each(|key| {
+        read(&mut policy, &mut used, 500, &Owner::Held("a"), key, 10);
+    });
     assert_eq!(policy.evictable_bytes(), 0);
 }
 
@@ -76,11 +82,17 @@ fn ad_hoc_reads_take_only_from_the_pool_and_a_scan_does_not_flush_it() {
     let mut policy = P::new();
     let mut used = 0;
     policy.hold("a", 300);
-    (0..30).for_each(|key| { read(&mut policy, &mut used, 500, &Owner::Held("a"), key, 10); });
+    (0..30).for_each(|key| {
+        read(&mut policy, &mut used, 500, &Owner::Held("a"), key, 10);
+    });
     for _ in 0..3 {
-        (100..110).for_each(|key| { read(&mut policy, &mut used, 500, &Owner::Nobody, key, 10); });
+        (100..110).for_each(|key| {
+            read(&mut policy, &mut used, 500, &Owner::Nobody, key, 10);
+        });
     }
-    (200..300).for_each(|key| { read(&mut policy, &mut used, 500, &Owner::Nobody, key, 10); });
+    (200..300).for_each(|key| {
+        read(&mut policy, &mut used, 500, &Owner::Nobody, key, 10);
+    });
     assert_eq!(policy.set_bytes(&"a"), 300, "held data is not touched");
     let kept = (100..110).filter(|key| policy.owner(key).is_some()).count();
     assert!(kept >= 9, "{kept} of the ten often read survive a scan");

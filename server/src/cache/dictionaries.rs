@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
-use arrow_array::{Array, ArrayRef, BinaryArray, Int32Array, LargeBinaryArray, RecordBatch, RecordBatchOptions, make_array};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, Int32Array, LargeBinaryArray, RecordBatch, RecordBatchOptions, make_array,
+};
 use arrow_cast::cast;
 use arrow_data::ArrayData;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema, SchemaRef};

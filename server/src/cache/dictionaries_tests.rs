@@ -16,12 +16,7 @@ fn text(batch: &RecordBatch) -> Vec<Option<String>> {
 fn nested_dictionaries_keep_their_values() {
     let item: ArrayRef = Arc::new(["x", "y", "x"].into_iter().collect::<DictionaryArray<Int32Type>>());
     let field = Arc::new(Field::new("item", item.data_type().clone(), true));
-    let lists = arrow_array::ListArray::new(
-        field,
-        arrow_buffer::OffsetBuffer::from_lengths([2, 0, 1]),
-        item,
-        None,
-    );
+    let lists = arrow_array::ListArray::new(field, arrow_buffer::OffsetBuffer::from_lengths([2, 0, 1]), item, None);
     let batch = RecordBatch::try_from_iter([("l", Arc::new(lists) as ArrayRef)]).unwrap();
     let mut unifiers = Unifiers::new(&batch.schema());
     let stripped = unifiers.strip(&batch).unwrap();

@@ -26,7 +26,9 @@ use crate::metrics::Metrics;
 pub enum Phase {
     Running,
     /// All batches are written; `kept`: as a fragment.
-    Done { kept: bool },
+    Done {
+        kept: bool,
+    },
     /// The origin or its data failed: so do the readers.
     Failed(Error),
     /// The disk failed: readers go on without it.
@@ -136,7 +138,11 @@ impl Fill {
     }
 
     /// Decodes and writes all batches. Answers the writer, for publishing.
-    pub async fn write(self: &Arc<Self>, batches: BatchStream, metrics: Arc<Metrics>) -> Result<FragmentWriter, WriteError> {
+    pub async fn write(
+        self: &Arc<Self>,
+        batches: BatchStream,
+        metrics: Arc<Metrics>,
+    ) -> Result<FragmentWriter, WriteError> {
         let path = self.space.directory().temporary(self.id);
         let (schema, keep) = (self.schema.clone(), self.keep);
         let writer = off_async(move || {

@@ -172,9 +172,13 @@ impl Mapped {
         let mut ascending = columns.to_vec();
         ascending.sort_unstable();
         ascending.dedup();
-        let decoded = decode(&body, batch, self.schema.clone(), &self.dictionaries, Some(&ascending))
-            .map_err(|e| damaged(&e))?;
-        Ok(columns.iter().filter_map(|c| ascending.binary_search(c).ok()).map(|at| decoded.column(at).clone()).collect())
+        let decoded =
+            decode(&body, batch, self.schema.clone(), &self.dictionaries, Some(&ascending)).map_err(|e| damaged(&e))?;
+        Ok(columns
+            .iter()
+            .filter_map(|c| ascending.binary_search(c).ok())
+            .map(|at| decoded.column(at).clone())
+            .collect())
     }
 }
 
@@ -205,8 +209,7 @@ pub fn batch_under_way(
     let parsed = root_as_message(&data[8..place.metadata_len]).map_err(|e| failed(&e))?;
     let batch = parsed.header_as_record_batch().ok_or_else(|| failed(&"no record batch"))?;
     let body = data.slice(place.metadata_len);
-    let mut decoded =
-        decode(&body, batch, stored.clone(), &HashMap::new(), None).map_err(|e| failed(&e))?;
+    let mut decoded = decode(&body, batch, stored.clone(), &HashMap::new(), None).map_err(|e| failed(&e))?;
     if !place.dictionaries.is_empty() {
         decoded = attach(&decoded, schema, &place.dictionaries).map_err(|e| failed(&e))?;
     }

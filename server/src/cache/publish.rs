@@ -239,9 +239,9 @@ impl Inner {
         let gone = {
             let mut state = self.state.lock();
             let (url, dataset) = (request.url.clone(), request.dataset.clone());
-            let still = old.iter().all(|f| {
-                state.index.row(&key).is_some_and(|row| row.fragments.iter().any(|other| other.id == f.id))
-            });
+            let still = old
+                .iter()
+                .all(|f| state.index.row(&key).is_some_and(|row| row.fragments.iter().any(|other| other.id == f.id)));
             if still {
                 for fragment in &old {
                     state.index.remove_fragment(&key, fragment.id);

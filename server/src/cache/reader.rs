@@ -89,8 +89,15 @@ impl Cache {
         let parts = self.0.sources(&request, &request.columns, true)?;
         let hit = parts.iter().all(|part| matches!(part.source, Source::Fragment(_)));
         let metrics = &self.0.metrics;
-        if hit { metrics.hits.inc() } else { metrics.misses.inc() }
-        if parts.iter().any(|p| matches!(&p.source, Source::Direct(..)) || matches!(&p.source, Source::Fill(f) if !f.keep)) {
+        if hit {
+            metrics.hits.inc()
+        } else {
+            metrics.misses.inc()
+        }
+        if parts
+            .iter()
+            .any(|p| matches!(&p.source, Source::Direct(..)) || matches!(&p.source, Source::Fill(f) if !f.keep))
+        {
             metrics.bypasses.inc();
         }
         let schema = project(&request.footer.schema, &request.columns);
@@ -280,9 +287,9 @@ impl RunReader {
             .iter()
             .map(|c| {
                 let found = arrays.iter().find(|(have, _)| have == c);
-                found.map(|(_, array)| array.clone()).ok_or_else(|| {
-                    Error::internal(format!("{}: column {c} came from nowhere", self.request.id()))
-                })
+                found
+                    .map(|(_, array)| array.clone())
+                    .ok_or_else(|| Error::internal(format!("{}: column {c} came from nowhere", self.request.id())))
             })
             .collect::<Result<Vec<_>>>()?;
         let rows = self.request.run.rows_of(index) as usize;

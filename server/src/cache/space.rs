@@ -169,12 +169,10 @@ impl Space {
         directory.file_system().map_or(0, |fs| self.settings.min_free.of(fs.total))
     }
 
-
     /// Claims space in the working directory with the most of it free. `None`: no directory works.
     pub fn claim(self: &Arc<Self>, bytes: u64, passing: bool) -> Option<SpaceGuard> {
-        let directory = (0..self.directories.len())
-            .filter(|&d| self.directories[d].error.lock().is_none())
-            .max_by_key(|&d| {
+        let directory =
+            (0..self.directories.len()).filter(|&d| self.directories[d].error.lock().is_none()).max_by_key(|&d| {
                 let fs = self.directories[d].file_system().map_or(0, |fs| fs.free);
                 // On one file system, directories fill evenly.
                 (fs, std::cmp::Reverse(self.directories[d].used.load(Ordering::Acquire)))
@@ -183,7 +181,8 @@ impl Space {
     }
 
     pub fn claim_in(self: &Arc<Self>, directory: usize, bytes: u64, passing: bool) -> SpaceGuard {
-        let guard = SpaceGuard { space: self.clone(), directory, bytes: AtomicU64::new(0), doomed: AtomicU64::new(0), passing };
+        let guard =
+            SpaceGuard { space: self.clone(), directory, bytes: AtomicU64::new(0), doomed: AtomicU64::new(0), passing };
         guard.set(bytes);
         guard
     }
@@ -251,7 +250,8 @@ impl Directory {
             .open(root.join("LOCK"))
             .map_err(|e| failed("can't be written", &e))?;
         lock.try_lock().map_err(|_| failed("is in use", &"another node has it; give each node its own"))?;
-        let device = fs::metadata(&root).map(|m| std::os::unix::fs::MetadataExt::dev(&m)).map_err(|e| failed("stat", &e))?;
+        let device =
+            fs::metadata(&root).map(|m| std::os::unix::fs::MetadataExt::dev(&m)).map_err(|e| failed("stat", &e))?;
         Ok(Self { root, device, used: AtomicU64::new(0), error: Mutex::new(None), _lock: lock })
     }
 

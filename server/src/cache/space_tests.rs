@@ -39,8 +39,11 @@ fn a_short_disk_lowers_the_limit_and_frees_raise_it() {
 #[test]
 fn a_directory_belongs_to_one_node() {
     let dir = tempfile::tempdir().unwrap();
-    let settings =
-        SpaceSettings { directories: vec![dir.path().to_owned()], capacity: Limit::Bytes(1), min_free: Limit::Bytes(0) };
+    let settings = SpaceSettings {
+        directories: vec![dir.path().to_owned()],
+        capacity: Limit::Bytes(1),
+        min_free: Limit::Bytes(0),
+    };
     let first = Space::open(settings.clone()).unwrap();
     let second = Space::open(settings.clone()).err().unwrap();
     assert!(second.message().contains("another node"), "{second}");

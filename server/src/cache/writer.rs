@@ -68,8 +68,15 @@ impl FragmentWriter {
         let file = File::options().read(true).write(true).create_new(true).open(path)?;
         let unifiers = super::dictionaries::has_dictionary(&schema).then(|| Unifiers::new(&schema));
         let encoder = Encoder::new(unifiers.as_ref().map_or(&schema, |u| u.stripped()))?;
-        let mut writer =
-            Self { file: Arc::new(file), schema, unifiers, encoder, offset: 0, blocks: Vec::new(), checksums: Checksums::default() };
+        let mut writer = Self {
+            file: Arc::new(file),
+            schema,
+            unifiers,
+            encoder,
+            offset: 0,
+            blocks: Vec::new(),
+            checksums: Checksums::default(),
+        };
         let mut magic = [0; ALIGNMENT];
         magic[..MAGIC.len()].copy_from_slice(MAGIC);
         writer.put(&[&magic])?;
@@ -139,7 +146,11 @@ impl FragmentWriter {
             for dictionary in dictionaries {
                 let offset = self.offset;
                 let (metadata_len, crc) = self.put_message(&dictionary.ipc_message, &dictionary.arrow_data)?;
-                dictionary_blocks.push(Block::new(offset as i64, metadata_len as i32, dictionary.arrow_data.len() as i64));
+                dictionary_blocks.push(Block::new(
+                    offset as i64,
+                    metadata_len as i32,
+                    dictionary.arrow_data.len() as i64,
+                ));
                 self.checksums.dictionaries.push(crc);
             }
         }
@@ -150,9 +161,8 @@ impl FragmentWriter {
         let dictionaries = fbb.create_vector(&dictionary_blocks);
         let batches = fbb.create_vector(&self.blocks);
         tracker.clear();
-        let schema = IpcSchemaEncoder::new()
-            .with_dictionary_tracker(&mut tracker)
-            .schema_to_fb_offset(&mut fbb, &self.schema);
+        let schema =
+            IpcSchemaEncoder::new().with_dictionary_tracker(&mut tracker).schema_to_fb_offset(&mut fbb, &self.schema);
         let metadata = metadata_to_fb(&mut fbb, &info.to_metadata(&self.checksums));
         let mut footer = FooterBuilder::new(&mut fbb);
         footer.add_version(MetadataVersion::V5);
@@ -209,10 +219,7 @@ fn options() -> Result<IpcWriteOptions, arrow_schema::ArrowError> {
 fn checksums(message: &Message, batch: &RecordBatch) -> Result<BatchChecksums, WriteError> {
     let bad = |what: &str| WriteError::Batch(Error::internal(format!("an encoded batch {what}")));
     let parsed = root_as_message(&message.header).map_err(|e| bad(&e.to_string()))?;
-    let buffers = parsed
-        .header_as_record_batch()
-        .and_then(|b| b.buffers())
-        .ok_or_else(|| bad("has no buffers"))?;
+    let buffers = parsed.header_as_record_batch().and_then(|b| b.buffers()).ok_or_else(|| bad("has no buffers"))?;
     let header = crc32c::crc32c_append(crc32c::crc32c(&message.prefix()), &message.header);
     let mut body = Body { parts: &message.body, index: 0, start: 0 };
     let mut next = buffers.iter();

@@ -41,9 +41,8 @@ impl Footer {
         check(url, &meta)?;
         let ObjectSchema { served, stored: schema } = object_schema(url, &meta)?;
         let meta = Arc::new(meta);
-        let options = ArrowReaderOptions::new()
-            .with_schema(schema.clone())
-            .with_page_index_policy(PageIndexPolicy::Skip);
+        let options =
+            ArrowReaderOptions::new().with_schema(schema.clone()).with_page_index_policy(PageIndexPolicy::Skip);
         let arrow = ArrowReaderMetadata::try_new(meta.clone(), options)
             .map_err(|e| Error::unsupported(format!("{url}: its columns can't be read as {schema}: {e}")))?;
         let runs = runs(&meta, &schema).into_boxed_slice();
@@ -103,7 +102,10 @@ pub async fn fetch(origins: &Origins, object: &ObjectMeta, tail: u64) -> Result<
     }
     let length = footer.metadata_length() as u64;
     if length > object.size - TAIL || length > FOOTER_MAX {
-        return Err(Error::corrupt(format!("{url}: a footer of {length} bytes does not fit its {} bytes", object.size)));
+        return Err(Error::corrupt(format!(
+            "{url}: a footer of {length} bytes does not fit its {} bytes",
+            object.size
+        )));
     }
     let have = read.len() as u64 - TAIL;
     if length <= have {

@@ -63,7 +63,10 @@ pub fn column(base: &str, url: &str, field: &Field, rows: usize) -> Result<Optio
     let values: ArrayRef = match value_type.as_ref() {
         DataType::Int32 => {
             let number = value.parse::<i32>().map_err(|_| {
-                Error::stale(format!("{url}: partition {}={value} is no integer any more: make a new plan", field.name()))
+                Error::stale(format!(
+                    "{url}: partition {}={value} is no integer any more: make a new plan",
+                    field.name()
+                ))
             })?;
             Arc::new(Int32Array::from(vec![number]))
         }

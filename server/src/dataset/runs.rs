@@ -49,7 +49,10 @@ impl Run {
 pub fn runs(meta: &ParquetMetaData, schema: &Schema) -> Vec<Run> {
     let leaf_types = leaf_types(schema);
     let sizes = meta.row_groups().iter().map(|group| {
-        (group.num_rows().max(0) as u64, (0..group.num_columns()).map(|leaf| leaf_bytes(group, leaf, &leaf_types)).sum())
+        (
+            group.num_rows().max(0) as u64,
+            (0..group.num_columns()).map(|leaf| leaf_bytes(group, leaf, &leaf_types)).sum(),
+        )
     });
     pack(sizes)
 }

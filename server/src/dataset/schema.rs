@@ -72,10 +72,9 @@ fn with_zones(field: &FieldRef, original: &Field) -> FieldRef {
         (DataType::Struct(fields), DataType::Struct(originals)) if fields.len() == originals.len() => {
             DataType::Struct(fields.iter().zip(originals).map(|(f, o)| with_zones(f, o)).collect())
         }
-        (
-            nested,
-            DataType::List(o) | DataType::LargeList(o) | DataType::FixedSizeList(o, _) | DataType::Map(o, _),
-        ) => map_children(nested, &|child| with_zones(child, o)),
+        (nested, DataType::List(o) | DataType::LargeList(o) | DataType::FixedSizeList(o, _) | DataType::Map(o, _)) => {
+            map_children(nested, &|child| with_zones(child, o))
+        }
         (same, _) => same.clone(),
     };
     with_type(field, data_type)

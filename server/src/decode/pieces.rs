@@ -187,7 +187,9 @@ impl Pieces {
                 break;
             }
             let needed = chunks.iter().any(|chunk| {
-                chunk.range.start < piece.end && piece.start < chunk.range.end && chunk.cursor < piece.end.min(chunk.range.end)
+                chunk.range.start < piece.end
+                    && piece.start < chunk.range.end
+                    && chunk.cursor < piece.end.min(chunk.range.end)
             });
             if !needed && matches!(pieces[index], Piece::Ready(..)) {
                 pieces[index] = Piece::Done;

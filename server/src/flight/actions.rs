@@ -12,7 +12,10 @@ use super::{Node, warm};
 use crate::error::{Error, ErrorKind, Result};
 
 pub const ACTIONS: [(&str, &str); 5] = [
-    ("roost.warm", "Fills the cache with a data set. Body: roost.v1.WarmRequest. Results: roost.v1.WarmProgress, the last with finished."),
+    (
+        "roost.warm",
+        "Fills the cache with a data set. Body: roost.v1.WarmRequest. Results: roost.v1.WarmProgress, the last with finished.",
+    ),
     ("roost.evict", "Removes a data set from the cache. Body: roost.v1.DatasetRequest. Result: roost.v1.EvictResult."),
     ("roost.pin", "Keeps a data set until it is unpinned. Body: roost.v1.DatasetRequest. Result: roost.v1.PinResult."),
     ("roost.unpin", "Ends a pin. Body: roost.v1.DatasetRequest. Result: roost.v1.PinResult."),

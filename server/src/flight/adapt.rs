@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 
 use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, LargeListArray, ListArray, MapArray, RecordBatch, RecordBatchOptions, StructArray,
-    new_null_array,
+    Array, ArrayRef, FixedSizeListArray, LargeListArray, ListArray, MapArray, RecordBatch, RecordBatchOptions,
+    StructArray, new_null_array,
 };
 use arrow_cast::{CastOptions, cast_with_options};
-use arrow_select::dictionary::garbage_collect_any_dictionary;
 use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
+use arrow_select::dictionary::garbage_collect_any_dictionary;
 
 use crate::dataset::hive;
 use crate::error::{Error, Result};
@@ -109,7 +109,11 @@ impl Adapter {
             casted = compact.and_then(|compact| cast_with_options(&compact, to, &options));
         }
         casted.map_err(|e| {
-            Error::corrupt(format!("{}: column {name:?} can't be cast from {} to {to}: {e}", self.url, array.data_type()))
+            Error::corrupt(format!(
+                "{}: column {name:?} can't be cast from {} to {to}: {e}",
+                self.url,
+                array.data_type()
+            ))
         })
     }
 }

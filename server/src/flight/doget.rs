@@ -164,9 +164,9 @@ async fn pump(
             }
         }
         opened = match next {
-            Some(mut next) => {
-                Some((&mut next.0).await.map_err(|e| Error::internal(format!("a row group could not be opened: {e}")))??)
-            }
+            Some(mut next) => Some(
+                (&mut next.0).await.map_err(|e| Error::internal(format!("a row group could not be opened: {e}")))??,
+            ),
             None => None,
         };
     }
@@ -234,7 +234,9 @@ async fn open(node: &Node, payload: &TicketPayload, piece: &TicketPiece, schema:
     let url: Arc<str> = format!("{}{}", payload.base, piece.suffix).into();
     let key: Option<ObjectKey> = match piece.object.len() {
         0 => None,
-        _ => Some(ObjectKey(piece.object.as_ref().try_into().map_err(|_| Error::invalid("the ticket's object is garbled"))?)),
+        _ => Some(ObjectKey(
+            piece.object.as_ref().try_into().map_err(|_| Error::invalid("the ticket's object is garbled"))?,
+        )),
     };
     let (object, footer) = match node.catalog.validate(&url, piece.size, key).await {
         Ok(Validated::Object(object)) => {
@@ -256,10 +258,16 @@ async fn open(node: &Node, payload: &TicketPayload, piece: &TicketPiece, schema:
         }
     };
     let run = *footer.run(piece.row_group, piece.row_groups).ok_or_else(|| {
-        Error::stale(format!("{url}#rg{}: the row groups are packed otherwise than in the plan: make a new plan", piece.row_group))
+        Error::stale(format!(
+            "{url}#rg{}: the row groups are packed otherwise than in the plan: make a new plan",
+            piece.row_group
+        ))
     })?;
     if run.rows != piece.rows {
-        return Err(Error::stale(format!("{url}#rg{}: has {} rows, not {}: make a new plan", run.first, run.rows, piece.rows)));
+        return Err(Error::stale(format!(
+            "{url}#rg{}: has {} rows, not {}: make a new plan",
+            run.first, run.rows, piece.rows
+        )));
     }
     let adapter = Arc::new(Adapter::new(&url, &payload.base, &footer.schema, schema)?);
     let request = ReadRequest {

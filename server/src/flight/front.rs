@@ -96,7 +96,14 @@ where
 /// The method's name as a label: only known ones, or callers could make up time series.
 fn method_of(path: &str) -> &'static str {
     const METHODS: [&str; 9] = [
-        "Handshake", "ListFlights", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoPut", "DoExchange", "DoAction",
+        "Handshake",
+        "ListFlights",
+        "GetFlightInfo",
+        "PollFlightInfo",
+        "GetSchema",
+        "DoPut",
+        "DoExchange",
+        "DoAction",
         "ListActions",
     ];
     let name = path.rsplit('/').next().unwrap_or_default();
@@ -131,7 +138,8 @@ async fn ticket_of(request: Request<Body>) -> Result<Bytes> {
     let mut body = request.into_body();
     let mut data = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Error::new(crate::error::ErrorKind::Cancelled, format!("the request broke off: {e}")))?;
+        let frame =
+            frame.map_err(|e| Error::new(crate::error::ErrorKind::Cancelled, format!("the request broke off: {e}")))?;
         if let Ok(part) = frame.into_data() {
             if data.len() + part.len() > TICKET_MAX + 64 {
                 return Err(bad(&format!("is larger than {TICKET_MAX} bytes")));

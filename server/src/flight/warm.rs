@@ -94,7 +94,8 @@ pub async fn warm(node: Arc<Node>, request: WarmRequest) -> Result<Results> {
 }
 
 fn places(snapshot: &Snapshot, runs: u64) -> impl Iterator<Item = (usize, Run)> {
-    let all = snapshot.objects.iter().enumerate().flat_map(|(at, object)| object.runs.iter().map(move |run| (at, *run)));
+    let all =
+        snapshot.objects.iter().enumerate().flat_map(|(at, object)| object.runs.iter().map(move |run| (at, *run)));
     all.take(runs as usize)
 }
 
