@@ -5,7 +5,8 @@
 
 Both read the same local files from the page cache, each in one long-lived process that is pinned to the same core;
 they take turns. Roost's batches are dropped as soon as they are decoded or written; pyarrow's table as soon as its
-file is read. Bars: decode 1.2 x on lineitem and 0.75 x on images, decode and write 0.8 x and 0.35 x.
+file is read. Before each pass memory is filled and freed (harness/memory.py). Bars: decode 1.2 x on lineitem and 0.75 x
+on images, decode and write 0.8 x and 0.35 x.
 """
 
 from __future__ import annotations

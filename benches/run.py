@@ -44,7 +44,7 @@ def run(name: str, flags: list[str]) -> tuple[str, int]:
     facts = f"`{shown}`, {datetime.date.today()}, commit {commit()}, {report.describe(machine)}, {rounds} rounds."
     busy = max(case["machine"]["load_at_start"] for case in cases)
     if busy > machine["cores"] / 2:
-        facts += f" The machine was busy (load {busy:g}): trust the ratios, not the figures."
+        facts += f" The machine was busy (load {busy:g}): measure again on a quiet one. Load shifts ratios too."
     section = f"## {name}\n\n{facts}\n\n{table}\n"
     if missed:
         section += "\n" + "\n".join(f"- {line}" for line in missed) + "\n"

@@ -143,7 +143,8 @@ class Report:
         print(f"\n{self.name} on {describe(machine())}\n\n{self.table()}", file=out)
         if self._busy > (os.cpu_count() or 1) / 2:
             print(
-                f"\nThe machine was busy (load {self._busy:.1f} at the start): trust the ratios, not the figures.",
+                f"\nThe machine was busy (load {self._busy:.1f} at the start):"
+                " measure again on a quiet one. Load shifts ratios too.",
                 file=out,
             )
         for missed in self.missed:

@@ -127,6 +127,34 @@ def test_the_window_and_the_buffer_hold_threads_back() -> None:
     found.close()  # type: ignore[attr-defined]
 
 
+def test_the_interpreter_can_end_while_batches_wait() -> None:
+    def source(number: int) -> Iterator[pa.RecordBatch]:
+        for _ in range(50):
+            yield batch(number)
+
+    found = _ahead.in_order([lambda n=n: source(n) for n in range(4)], workers=2, window=2, buffer=1)
+    next(found)
+    (pull,) = _ahead._running
+    # What happens first at the end: a thread that is cut off later would keep the lock.
+    _ahead._stop_all()
+    assert not any(thread.is_alive() for thread in pull.threads)
+    # The generator is closed last, when nobody may be left to give the lock back.
+    with pull.changed:
+        closing = threading.Thread(target=found.close, daemon=True)  # type: ignore[attr-defined]
+        closing.start()
+        closing.join(timeout=30)
+        assert not closing.is_alive()
+
+
+def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent() -> None:
+    pull = _ahead._Pull([lambda: iter([batch(1), batch(2)])], None, None)
+    pull.slots[0].batches.append(batch(1))
+    pull.orphan()
+    assert pull.take(0) is not None
+    with pytest.raises(roost.UnsupportedError, match="begin anew"):
+        pull.take(0)
+
+
 def test_nothing_to_pull() -> None:
     assert list(_ahead.in_order([], workers=4)) == []
 

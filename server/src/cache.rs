@@ -267,11 +267,21 @@ impl Cache {
         };
         let (path, text) = (self.pins_path(), serde_json::to_vec_pretty(&pins).unwrap_or_default());
         let temporary = path.with_extension(format!("{:x}", self.0.next_id()));
-        off_async(move || std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path)))
-            .await?
-            .map_err(|e| {
-                Error::unavailable(format!("the pin holds until the node stops: it can't be kept on disk: {e}"))
-            })?;
+        let kept = path.clone();
+        off_async(move || {
+            // The directory may have been cleared under the node.
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path))
+        })
+        .await?
+        .map_err(|e| {
+            let until = if pinned {
+                "the pin holds until the node stops"
+            } else {
+                "the pin comes back when the node starts again"
+            };
+            Error::unavailable(format!("{until}: {} can't be written: {e}", kept.display()))
+        })?;
         Ok(pins)
     }
 

@@ -263,7 +263,7 @@ def from_origin(error: Exception, url: str) -> RoostError:
     if isinstance(error, RoostError):
         return error
     text = str(error)
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) or "NO_SUCH_BUCKET" in text or "NO_SUCH_KEY" in text:
         return NotFoundError(f"{url}: not found ({text})")
     if isinstance(error, PermissionError) or "ACCESS_DENIED" in text or "AccessDenied" in text:
         return PermissionDeniedError(f"{url}: the origin refuses access ({text})")

@@ -1,5 +1,6 @@
 //! Reads an object's Parquet footer once, and keeps it: decoded in memory, raw on disk.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -36,6 +37,13 @@ pub struct Footer {
 impl Footer {
     /// Decodes the thrift bytes of `url`'s footer.
     pub fn decode(url: &str, raw: Bytes) -> Result<Self> {
+        // arrow-ipc panics on embedded schemas that are well-formed and make no sense.
+        catch_unwind(AssertUnwindSafe(|| Self::decode_checked(url, raw))).unwrap_or_else(|_| {
+            Err(Error::corrupt(format!("{url}: its Parquet footer can't be read: the Parquet reader panicked on it")))
+        })
+    }
+
+    fn decode_checked(url: &str, raw: Bytes) -> Result<Self> {
         let corrupt = |e: String| Error::corrupt(format!("{url}: its Parquet footer can't be read: {e}"));
         let meta = ParquetMetaDataReader::decode_metadata(&raw).map_err(|e| corrupt(e.to_string()))?;
         check(url, &meta)?;

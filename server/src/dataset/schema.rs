@@ -10,6 +10,7 @@ use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use base64::Engine;
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, parquet_to_arrow_schema};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use sha2::{Digest, Sha256};
 
@@ -29,8 +30,10 @@ pub struct ObjectSchema {
 
 pub fn object_schema(url: &str, meta: &ParquetMetaData) -> Result<ObjectSchema> {
     let file = meta.file_metadata();
-    let inferred = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
-        .map_err(|e| Error::unsupported(format!("{url}: its schema can't be read as Arrow: {e}")))?;
+    let inferred = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).map_err(|e| match e {
+        ParquetError::NYI(_) => Error::unsupported(format!("{url}: its schema can't be read as Arrow: {e}")),
+        e => Error::corrupt(format!("{url}: its schema can't be read as Arrow: {e}")),
+    })?;
     let mut seen = HashMap::new();
     for (index, field) in inferred.fields().iter().enumerate() {
         if let Some(first) = seen.insert(field.name().clone(), index) {

@@ -21,6 +21,17 @@ use crate::ipc::Encoder;
 use crate::origin::ObjectKey;
 use crate::plan::{ordinals, project_schema};
 
+/// What a stream brings. It is whole only with [`Item::End`]: a channel that closes without it was broken off.
+pub enum Item {
+    Message(Outgoing),
+    End,
+}
+
+/// The error of a stream that closed without its end.
+pub fn broken_off() -> Error {
+    Error::unavailable("the stream was broken off inside the node: read again from the last batch received")
+}
+
 /// One Flight message: a schema, a dictionary or a batch.
 pub struct Outgoing {
     pub header: Bytes,
@@ -36,7 +47,7 @@ pub struct Outgoing {
 const AHEAD: usize = 1;
 
 /// Starts to stream a ticket. Errors that are known at once are returned; later ones end the stream.
-pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Result<Outgoing>>> {
+pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Result<Item>>> {
     let (payload, after) = node.keys.verify(&ticket)?;
     let permit = node.streams.clone().try_acquire_owned().map_err(|_| {
         Error::exhausted(format!(
@@ -54,7 +65,7 @@ pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Res
         None => schema,
     };
     let first = after.map_or(0, |position| position.piece as usize);
-    if first > payload.pieces.len() {
+    if after.is_some() && first >= payload.pieces.len() {
         return Err(Error::invalid("the ticket is to be resumed behind its end"));
     }
     // What the ticket reads is held from here on: the fills that follow decide by it.
@@ -65,6 +76,15 @@ pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Res
         Some(piece) => Some(open(&node, &payload, piece, schema.clone()).await?),
         None => None,
     };
+    if let (Some(position), Some(opened)) = (after, &opened)
+        && position.batch >= opened.reader.batches()
+    {
+        return Err(Error::invalid(format!(
+            "the ticket is to be resumed behind batch {}, but its row group has {}",
+            position.batch,
+            opened.reader.batches()
+        )));
+    }
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         let _serving = Serving::new(&node, permit, job);
@@ -73,9 +93,8 @@ pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Res
             // A reader that leaves frees its place at once, also while a fill waits for the origin.
             () = sender.closed() => return,
         };
-        if let Err(error) = pumped {
-            let _ = sender.send(Err(error)).await;
-        }
+        // Who left meanwhile does not hear it.
+        let _ = sender.send(pumped.map(|()| Item::End)).await;
     });
     Ok(receiver)
 }
@@ -106,11 +125,11 @@ async fn pump(
     after: Option<BatchPosition>,
     schema: SchemaRef,
     opened: Option<Opened>,
-    sender: &mpsc::Sender<Result<Outgoing>>,
+    sender: &mpsc::Sender<Result<Item>>,
 ) -> Result<()> {
     let header = Bytes::from(ipc_message(&schema));
     let first = Outgoing { header, app_metadata: Bytes::new(), body: Vec::new(), body_len: 0, rows: 0 };
-    if sender.send(Ok(first)).await.is_err() {
+    if sender.send(Ok(Item::Message(first))).await.is_err() {
         return Ok(());
     }
     let mut encoder =
@@ -154,9 +173,9 @@ async fn pump(
                     node.metrics.served_batches.inc();
                 }
                 match place.take() {
-                    Some(place) => place.send(Ok(message)),
+                    Some(place) => place.send(Ok(Item::Message(message))),
                     None => {
-                        if sender.send(Ok(message)).await.is_err() {
+                        if sender.send(Ok(Item::Message(message))).await.is_err() {
                             return Ok(());
                         }
                     }

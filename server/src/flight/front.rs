@@ -24,7 +24,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::Node;
-use super::doget::{self, Outgoing};
+use super::doget::{self, Item, Outgoing};
 use crate::error::{Error, Result};
 use crate::plan::ticket::TICKET_MAX;
 
@@ -183,7 +183,7 @@ impl Measure {
 
 /// The response's body. Dropping it, as h2 does when the caller cancels, ends the stream behind it.
 struct StreamBody {
-    receiver: mpsc::Receiver<Result<Outgoing>>,
+    receiver: mpsc::Receiver<Result<Item>>,
     frames: VecDeque<Bytes>,
     ended: bool,
     measure: Measure,
@@ -205,15 +205,16 @@ impl HttpBody for StreamBody {
                 return Poll::Ready(None);
             }
             let error = match std::task::ready!(self.receiver.poll_recv(context)) {
-                Some(Ok(outgoing)) => match frames(outgoing) {
+                Some(Ok(Item::Message(outgoing))) => match frames(outgoing) {
                     Ok(frames) => {
                         self.frames = frames;
                         continue;
                     }
                     Err(error) => Some(error),
                 },
+                Some(Ok(Item::End)) => None,
                 Some(Err(error)) => Some(error),
-                None => None,
+                None => Some(doget::broken_off()),
             };
             self.ended = true;
             self.measure.end(error.as_ref());

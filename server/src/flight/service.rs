@@ -10,12 +10,13 @@ use arrow_flight::{
 };
 use arrow_schema::Schema;
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use prost::Message;
 use prost::Name;
 use roost_proto::v1::{CachedDataset, PlanRequest};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::doget::{Item, Outgoing};
 use super::{Node, actions, doget};
 use crate::dataset::schema::ipc_message;
 use crate::error::{Error, Result};
@@ -99,6 +100,17 @@ pub async fn plan_page(node: &Node, request: &PlanRequest, pack: bool) -> Result
     crate::dataset::off_async(move || plan::page(&snapshot, &query)).await?
 }
 
+fn flight_data(message: Outgoing) -> FlightData {
+    let mut body = BytesMut::with_capacity(message.body_len);
+    message.body.iter().for_each(|part| body.extend_from_slice(part));
+    FlightData {
+        flight_descriptor: None,
+        data_header: message.header,
+        app_metadata: message.app_metadata,
+        data_body: body.freeze(),
+    }
+}
+
 fn schema_bytes(schema: &Schema) -> Bytes {
     let message = ipc_message(schema);
     let mut out = BytesMut::with_capacity(message.len() + 8);
@@ -163,16 +175,14 @@ impl FlightService for FlightDoor {
     async fn do_get(&self, request: Request<Ticket>) -> std::result::Result<Response<Self::DoGetStream>, Status> {
         // Reached only where a node is served without the layer in front.
         let receiver = doget::stream(self.node.clone(), request.into_inner().ticket).await?;
-        let stream = tokio_stream::wrappers::ReceiverStream::new(receiver).map(|message| {
-            let message = message?;
-            let mut body = BytesMut::with_capacity(message.body_len);
-            message.body.iter().for_each(|part| body.extend_from_slice(part));
-            Ok(FlightData {
-                flight_descriptor: None,
-                data_header: message.header,
-                app_metadata: message.app_metadata,
-                data_body: body.freeze(),
-            })
+        let stream = stream::unfold(Some(receiver), |receiver| async move {
+            let mut receiver = receiver?;
+            match receiver.recv().await {
+                Some(Ok(Item::Message(message))) => Some((Ok(flight_data(message)), Some(receiver))),
+                Some(Ok(Item::End)) => None,
+                Some(Err(error)) => Some((Err(error.into()), None)),
+                None => Some((Err(doget::broken_off().into()), None)),
+            }
         });
         Ok(Response::new(Box::pin(stream)))
     }
