@@ -220,7 +220,7 @@ async fn pins_and_evictions_are_remembered() {
     let bench = self::bench(&home, 1 << 30);
     bench.cache.recover();
     bench.all(&file, &[0]).await;
-    assert_eq!(bench.cache.pin(&url, true).await.unwrap(), [url.clone()]);
+    assert_eq!(bench.cache.pin(&url, true).await.unwrap(), std::slice::from_ref(&url));
     assert!(bench.cache.datasets()[&url].pinned);
     drop(bench);
     let bench = self::bench(&home, 1 << 30);
