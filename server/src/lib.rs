@@ -13,3 +13,5 @@ pub mod node;
 pub mod origin;
 pub mod plan;
 pub mod settings;
+#[cfg(test)]
+mod testing;

@@ -10,22 +10,31 @@ use crate::origin::{ObjectMeta, Tag};
 
 const BASE: &str = "s3://b/d/";
 
-/// A snapshot of objects with these rows in each row group.
-fn snapshot(objects: &[Vec<u64>]) -> Snapshot {
+/// A snapshot of objects with these rows, and as many bytes, in each row group.
+fn sized(objects: &[Vec<u64>], bytes: u64) -> Snapshot {
     let fields: Vec<_> = ["a", "b", "c"].into_iter().map(|n| Field::new(n, DataType::Int64, true)).collect();
     let objects = objects.iter().enumerate().map(|(i, rows)| {
         let meta =
             ObjectMeta { url: format!("{BASE}{i:06}.parquet").into(), size: 1000, tag: Tag::ETag(i.to_string()) };
-        // Large enough that no two row groups share a run.
-        let runs = pack(rows.iter().map(|&rows| (rows, 40 << 20))).into_boxed_slice();
+        let runs = pack(rows.iter().map(|&rows| (rows, bytes))).into_boxed_slice();
         SnapshotObject { key: meta.key(), meta, runs }
     });
     Snapshot::new(BASE, BASE, Arc::new(Schema::new(fields)), objects.collect(), 0, vec![10, 20, 70])
 }
 
-/// (object, first row group, rows) of all pages, in order.
-fn pieces(snapshot: &Snapshot, query: &Query) -> Vec<(String, u32, u64)> {
+/// So large that no two row groups share a run.
+const ALONE: u64 = 40 << 20;
+
+fn snapshot(objects: &[Vec<u64>]) -> Snapshot {
+    sized(objects, ALONE)
+}
+
+/// (object, first row group, how many, rows wanted, rows cut) of all pages, in order.
+type Flat = (String, u32, u32, u64, u64);
+
+fn pieces(snapshot: &Snapshot, query: &Query) -> Vec<Flat> {
     let mut query = query.clone();
+    let mut tickets = None;
     let mut out = Vec::new();
     loop {
         let page = page(snapshot, &query).unwrap();
@@ -36,15 +45,24 @@ fn pieces(snapshot: &Snapshot, query: &Query) -> Vec<(String, u32, u64)> {
             assert_eq!(endpoint.rows, rows);
             for (piece, shown) in payload.pieces.iter().zip(&endpoint.pieces) {
                 assert_eq!(format!("{}{}", payload.base, piece.suffix), shown.url);
-                out.push((shown.url.clone(), piece.row_group, piece.rows - piece.rows_cut));
+                let told = (shown.row_group, shown.row_groups, shown.rows, shown.rows_cut);
+                assert_eq!(told, (piece.row_group, piece.row_groups, piece.rows, piece.rows_cut));
+                let wanted = piece.rows - piece.rows_cut;
+                out.push((shown.url.clone(), piece.row_group, piece.row_groups, wanted, piece.rows_cut));
             }
         }
+        assert_eq!(page.info.tickets, *tickets.get_or_insert(page.info.tickets), "pages agree");
+        let until = query.from + page.tickets.len() as u64;
         match page.info.next {
             Some(next) => {
-                assert_eq!(next, query.from + page.tickets.len() as u64);
+                assert_eq!(next, until);
+                assert_eq!(page.tickets.len() as u64, if query.count == 0 { PAGE_MAX } else { query.count });
                 query.from = next;
             }
-            None => return out,
+            None => {
+                assert_eq!(until, page.info.tickets);
+                return out;
+            }
         }
     }
 }
@@ -57,14 +75,16 @@ proptest! {
         limit in proptest::option::of(0u64..40_000),
         count in 0u64..7,
         pack in any::<bool>(),
+        bytes in prop_oneof![Just(ALONE), Just(10 << 20), Just(1 << 10)],
     ) {
-        let snapshot = snapshot(&objects);
+        let snapshot = sized(&objects, bytes);
         let mut left = limit.unwrap_or(u64::MAX);
         let mut expected = Vec::new();
         for object in &snapshot.objects {
             for run in &object.runs {
                 if left > 0 {
-                    expected.push((object.meta.url.to_string(), run.first, run.rows.min(left)));
+                    let wanted = run.rows.min(left);
+                    expected.push((object.meta.url.to_string(), run.first, run.count, wanted, run.rows - wanted));
                     left = left.saturating_sub(run.rows);
                 }
             }
@@ -72,8 +92,54 @@ proptest! {
         let query = Query { limit, count, pack, ..Default::default() };
         prop_assert_eq!(pieces(&snapshot, &query), expected.clone());
         let info = page(&snapshot, &query).unwrap().info;
-        prop_assert_eq!(info.rows, expected.iter().map(|e| e.2).sum::<u64>());
+        prop_assert_eq!(info.rows, expected.iter().map(|e| e.3).sum::<u64>());
+        prop_assert_eq!(info.objects, objects.len() as u64);
     }
+
+    /// A page can be asked for by itself, from anywhere.
+    #[test]
+    fn a_page_from_the_middle_is_that_part_of_the_whole(
+        objects in proptest::collection::vec(proptest::collection::vec(1u64..5000, 0..6), 1..12),
+        from in 0u64..70,
+        count in 1u64..9,
+    ) {
+        let snapshot = snapshot(&objects);
+        let whole = page(&snapshot, &Query::default()).unwrap();
+        let query = Query { from, count, ..Default::default() };
+        match page(&snapshot, &query) {
+            Ok(part) => {
+                let until = whole.tickets.len().min((from + count) as usize);
+                prop_assert_eq!(part.tickets.as_slice(), &whole.tickets[from as usize..until]);
+                prop_assert_eq!(part.info.next, (until < whole.tickets.len()).then_some(until as u64));
+            }
+            Err(error) => {
+                prop_assert!(from > whole.info.tickets);
+                prop_assert!(error.message().contains(&format!("from is {from}")), "{}", error);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plan_without_rows_is_an_empty_page_with_its_schema() {
+    for (objects, limit) in [(vec![], None), (vec![vec![]], None), (vec![vec![0, 0]], None), (vec![vec![9]], Some(0))] {
+        let snapshot = snapshot(&objects);
+        let planned = page(&snapshot, &Query { limit, pack: true, ..Default::default() }).unwrap();
+        assert_eq!((planned.tickets.len(), planned.info.rows, planned.info.tickets), (0, 0, 0));
+        assert_eq!((planned.info.next, planned.schema.fields().len()), (None, 3));
+        assert!(page(&snapshot, &Query { limit, from: 1, ..Default::default() }).is_err());
+    }
+}
+
+#[test]
+fn a_packed_plan_cut_in_the_middle_of_a_ticket_ends_there() {
+    let snapshot = snapshot(&vec![vec![10; 50]; 500]);
+    let query = Query { pack: true, limit: Some(200_005), ..Default::default() };
+    let planned = page(&snapshot, &query).unwrap();
+    // 20,001 runs, three a ticket.
+    assert_eq!((planned.info.rows, planned.tickets.len(), planned.info.next), (200_005, 6667, None));
+    let (last, shown) = planned.tickets.last().unwrap();
+    assert_eq!((last.pieces.len(), last.pieces[2].rows_cut, shown.rows), (3, 5, 25));
 }
 
 #[test]
@@ -114,6 +180,16 @@ fn fingerprints_tell_plans_apart_and_nothing_else() {
         assert!(seen.insert(fingerprint(&one, query)), "{query:?}");
         assert_eq!(fingerprint(&one, query), fingerprint(&same, query));
     }
+    // Names that are one text when put together are other columns all the same.
+    let fields: Vec<_> = ["a", "b", "ab"].into_iter().map(|n| Field::new(n, DataType::Int64, true)).collect();
+    let close = Snapshot::new(BASE, BASE, Arc::new(Schema::new(fields)), Vec::new(), 0, vec![1, 1, 1]);
+    assert_ne!(fingerprint(&close, &columns(&["ab"])), fingerprint(&close, &columns(&["a", "b"])));
+    assert_ne!(fingerprint(&one, &columns(&["a", "b"])), fingerprint(&one, &columns(&["b", "a"])));
+    let mut newer = snapshot(&[vec![10]]).objects;
+    newer[0].meta.tag = Tag::ETag("other".into());
+    newer[0].key = newer[0].meta.key();
+    let newer = Snapshot::new(BASE, BASE, one.schema.clone(), newer, 0, one.column_bytes.clone());
+    assert_ne!(fingerprint(&one, &all), fingerprint(&newer, &all), "an object was replaced by one as large");
     assert!(seen.insert(fingerprint(&other, &all)));
     let paged = Query { count: 1, job: "j".into(), ..all.clone() };
     assert_eq!(fingerprint(&one, &all), fingerprint(&one, &paged));
