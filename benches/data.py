@@ -8,6 +8,7 @@ images    scikit-image's sample photos as JPEG of about 100 KB, with a label and
           changes no figure; a cache that did would look better than it is.
 dlrm      200 columns in 6,144-row groups, as recommendation models read them (a reader wants 40 of the 200).
 flux      nested lists of floats, as a text-to-image model's precomputed embeddings.
+small     256 objects of one row group of 1 MiB: 16 columns of random numbers.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from harness import executables
 
 IMAGES_IN_A_ROW_GROUP = 256
 ROW_GROUPS_IN_A_FILE = 4
+# What a reader of dlrm wants.
+DLRM_COLUMNS = ["label", *(f"dense_{i}" for i in range(13)), *(f"sparse_{i}" for i in range(26))]
 TARGET_SIZES = (70_000, 100_000, 130_000)
 
 Progress = Callable[[float, str], None]
@@ -137,6 +140,17 @@ def flux(cache: Path, rows: int = 16_384, progress: Progress | None = None) -> D
     return _made(cache, "flux", str(rows), make)
 
 
+def small(cache: Path, objects: int = 256, progress: Progress | None = None) -> DataSet:
+    def make(directory: Path) -> None:
+        random = np.random.default_rng(7)
+        for number in range(objects):
+            _say(progress, number / objects, "small, objects of 1 MiB")
+            columns = {f"value_{i}": random.random(8_192) for i in range(16)}
+            pq.write_table(pa.table(columns), directory / f"small-{number:04}.parquet", use_dictionary=False)
+
+    return _made(cache, "small", str(objects), make)
+
+
 def _photos(progress: Progress | None) -> Iterator[tuple[str, bytes]]:
     """scikit-image's sample images as JPEG near each of the target sizes; the label is the sample's name."""
     import skimage.data
@@ -203,7 +217,7 @@ def _say(progress: Progress | None, done: float, what: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", choices=["lineitem", "images", "dlrm", "flux"])
+    parser.add_argument("names", nargs="+", choices=["lineitem", "images", "dlrm", "flux", "small"])
     parser.add_argument(
         "--data",
         type=Path,
@@ -218,6 +232,7 @@ def main() -> int:
         "images": lambda: images(args.data, args.image_mb),
         "dlrm": lambda: dlrm(args.data),
         "flux": lambda: flux(args.data),
+        "small": lambda: small(args.data),
     }
     for name in args.names:
         made = makers[name]()

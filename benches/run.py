@@ -1,7 +1,6 @@
-"""Runs benchmarks and writes what they say to benches/RESULTS.md, one section each: `python benches/run.py cold decode
-warm plan`.
+"""Runs benchmarks and writes what they say to benches/RESULTS.md, one section each: `python benches/run.py serve cold`.
 
-Flags behind `--` go to every benchmark: `python benches/run.py cold warm -- --rounds 7`.
+Without names all of them run. Flags behind `--` go to each: `python benches/run.py serve cold -- --rounds 7`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from harness import executables, report
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-NAMES = ("cold", "decode", "warm", "plan")
+NAMES = ("serve", "local", "small", "projection", "disk", "cold", "decode", "plan")
 HEAD = """# What was measured
 
 Each section is written by `python benches/run.py NAME`, and says when, at which commit and on what class of
@@ -42,9 +41,8 @@ def run(name: str, flags: list[str]) -> tuple[str, int]:
     machine, rounds = cases[0]["machine"], cases[0]["rounds"]
     shown = " ".join(["python", f"benches/{name}.py", *flags])
     facts = f"`{shown}`, {datetime.date.today()}, commit {commit()}, {report.describe(machine)}, {rounds} rounds."
-    busy = max(case["machine"]["load_at_start"] for case in cases)
-    if busy > machine["cores"] / 2:
-        facts += f" The machine was busy (load {busy:g}): measure again on a quiet one. Load shifts ratios too."
+    if note := report.busy_note(machine["busy_cores_at_start"], machine["cores"]):
+        facts += f" {note}"
     section = f"## {name}\n\n{facts}\n\n{table}\n"
     if missed:
         section += "\n" + "\n".join(f"- {line}" for line in missed) + "\n"
@@ -60,14 +58,12 @@ def commit() -> str:
 
 
 def merge(old: str, sections: dict[str, str]) -> str:
-    """`old` with the sections that were measured anew; the others stay."""
+    """`old` with the sections that were measured anew; the others stay, while there are such benchmarks."""
     kept = {
         m[1]: m[0].rstrip() + "\n" for m in re.finditer(r"^## (\w+)\n.*?(?=^## |\Z)", old, re.DOTALL | re.MULTILINE)
     }
     kept |= sections
-    return "\n".join(
-        [HEAD, *(kept[name] for name in sorted(kept, key=lambda n: NAMES.index(n) if n in NAMES else len(NAMES)))]
-    )
+    return "\n".join([HEAD, *(kept[name] for name in NAMES if name in kept)])
 
 
 def main() -> int:

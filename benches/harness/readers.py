@@ -4,9 +4,10 @@ came.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
@@ -26,49 +27,42 @@ class Sink(Protocol):
 
 
 S = TypeVar("S", bound=Sink)
+T = TypeVar("T")
 
 
-def flight_read(
-    address: str,
-    url: str,
+def connect(address: str) -> flight.FlightClient:
+    """A stock Flight client. Over unix sockets gRPC sends the path as authority, which HTTP/2 servers refuse."""
+    if address.startswith("grpc+unix:"):
+        return flight.connect(address, generic_options=[("grpc.default_authority", "localhost")])
+    return flight.connect(address)
+
+
+def share(
+    items: Sequence[T],
     threads: int,
     sink: Callable[[], S],
-    progress: Callable[[pa.RecordBatch], None] | None = None,
-    columns: Sequence[str] | None = None,
-) -> list[S]:
-    """Plans `url` and pulls all its endpoints with a stock Flight client, `threads` at a time."""
-    with flight.connect(address) as client:
-        info = client.get_flight_info(plan_request.descriptor(url, columns))
-    return flight_pull(address, [e.ticket for e in info.endpoints], threads, sink, progress)
-
-
-def flight_pull(
-    address: str,
-    tickets: list[flight.Ticket],
-    threads: int,
-    sink: Callable[[], S],
+    open_reader: Callable[[], contextlib.AbstractContextManager[Callable[[T], Iterable[pa.RecordBatch]]]],
     progress: Callable[[pa.RecordBatch], None] | None = None,
 ) -> list[S]:
-    """Pulls `tickets` in their order, `threads` at a time, each thread over a client of its own."""
-    waiting: queue.SimpleQueue[flight.Ticket] = queue.SimpleQueue()
-    for ticket in tickets:
-        waiting.put(ticket)
-    sinks = [sink() for _ in range(min(threads, len(tickets)))]
+    """Reads `items` in their order, `threads` at a time, each thread with a reader and a sink of its own."""
+    waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+    for item in items:
+        waiting.put(item)
+    sinks = [sink() for _ in range(min(threads, len(items)))]
     failures: list[BaseException] = []
 
     def pull(into: S) -> None:
         try:
-            with flight.connect(address) as client:
+            with open_reader() as read:
                 while not failures:
                     try:
-                        ticket = waiting.get_nowait()
+                        item = waiting.get_nowait()
                     except queue.Empty:
                         return
-                    for chunk in client.do_get(ticket):
-                        if chunk.data is not None:
-                            into.take(chunk.data)
-                            if progress is not None:
-                                progress(chunk.data)
+                    for batch in read(item):
+                        into.take(batch)
+                        if progress is not None:
+                            progress(batch)
         except BaseException as failure:  # handed to the caller below
             failures.append(failure)
 
@@ -80,6 +74,44 @@ def flight_pull(
     if failures:
         raise failures[0]
     return sinks
+
+
+def flight_read(
+    address: str,
+    url: str,
+    threads: int,
+    sink: Callable[[], S],
+    progress: Callable[[pa.RecordBatch], None] | None = None,
+    columns: Sequence[str] | None = None,
+) -> list[S]:
+    """Plans `url` and pulls all its endpoints with a stock Flight client, `threads` at a time."""
+    with connect(address) as client:
+        info = client.get_flight_info(plan_request.descriptor(url, columns))
+    return flight_pull(address, [e.ticket for e in info.endpoints], threads, sink, progress)
+
+
+def flight_pull(
+    address: str,
+    tickets: Sequence[flight.Ticket],
+    threads: int,
+    sink: Callable[[], S],
+    progress: Callable[[pa.RecordBatch], None] | None = None,
+) -> list[S]:
+    """Pulls `tickets` in their order, `threads` at a time, each thread over a client of its own."""
+
+    @contextlib.contextmanager
+    def open_reader() -> Iterator[Callable[[flight.Ticket], Iterable[pa.RecordBatch]]]:
+        with connect(address) as client:
+            yield lambda ticket: flight_batches(client, ticket)
+
+    return share(tickets, threads, sink, open_reader, progress)
+
+
+def flight_batches(client: flight.FlightClient, ticket: flight.Ticket) -> Iterator[pa.RecordBatch]:
+    """What a ticket serves, as it comes."""
+    for chunk in client.do_get(ticket):
+        if chunk.data is not None:
+            yield chunk.data
 
 
 def dataset_read(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,10 +20,13 @@ HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
 import run  # noqa: E402
-from harness import plan_request, report  # noqa: E402
+from harness import executables, pagecache, plan_request, report, served  # noqa: E402
 from harness.consume import Checksum, Consumer  # noqa: E402
+from harness.node import parse_metrics  # noqa: E402
 from harness.processes import Process, ProcessError  # noqa: E402
 from harness.progress import bar  # noqa: E402
+from harness.readers import connect, flight_batches, share  # noqa: E402
+from harness.timed import timed  # noqa: E402
 
 ARRAYS = [
     pa.array([1, None, 3, 4] * 10),
@@ -101,12 +108,141 @@ def test_readers_take_turns_and_ratios_are_of_rounds(tmp_path: Path) -> None:
     assert out.finish() == 1
 
 
+def test_a_bar_may_be_the_most_and_names_a_second_figure(tmp_path: Path) -> None:
+    samples = {
+        "ours": [{"gb_per_s": 2.0, "server_cpu_s_per_gb": 0.1}],
+        "theirs": [{"gb_per_s": 1.0, "server_cpu_s_per_gb": 0.2}],
+    }
+    out = report.Report("test", tmp_path / "json")
+    goals = [report.Bar("ours", "theirs", "gb_per_s", 2.0)]
+    out.case("c", samples, [*goals, report.Bar("ours", "theirs", "server_cpu_s_per_gb", most=0.5)], {})
+    assert out.missed == []
+    out.case("c", samples, [*goals, report.Bar("ours", "theirs", "server_cpu_s_per_gb", most=0.4)], {})
+    assert out.missed == ["c: ours / theirs, server CPU-s/GB is 0.50, the bar is at most 0.4"]
+    assert out.table().count("bar ≥ 2.0: met") == 2
+    assert "bar ≤ 0.4: MISSED" in out.table()
+
+
+def test_a_machine_is_busy_from_a_fifth_of_its_cores_on() -> None:
+    assert report.busy_note(0.3, 2) == ""
+    assert "1.5 of 2 cores" in report.busy_note(1.5, 2)
+    assert 0 <= report.busy_cores(0.05) <= (os.cpu_count() or 1)
+
+
 def test_a_section_of_the_results_is_replaced_and_others_stay() -> None:
-    first = run.merge("", {"warm": "## warm\n\nstale\n", "cold": "## cold\n\nkept\n"})
-    second = run.merge(first, {"warm": "## warm\n\nnew\n"})
+    first = run.merge("", {"cold": "## cold\n\nstale\n", "serve": "## serve\n\nkept\n"})
+    second = run.merge(first, {"cold": "## cold\n\nnew\n"})
     assert first.count(run.HEAD) == second.count(run.HEAD) == 1
     assert "stale" not in second
     assert second.index("kept") < second.index("new")
+
+
+def test_the_section_of_a_benchmark_that_is_gone_goes_too() -> None:
+    old = run.HEAD + "\n## gone\n\nold\n\n## serve\n\nkept\n"
+    assert run.merge(old, {}) == run.HEAD + "\n## serve\n\nkept\n"
+
+
+def test_every_benchmark_that_is_run_is_there_and_says_how() -> None:
+    for name in run.NAMES:
+        assert f"python benches/{name}.py" in (HERE / f"{name}.py").read_text()
+        assert f"| `{name}.py` |" in (HERE / "README.md").read_text()
+
+
+def test_metrics_with_labels_are_left_out() -> None:
+    page = '# HELP a_total A.\n# TYPE a_total counter\na_total 12\nb_seconds 1.5e-3\nc{kind="read"} 7\n'
+    assert parse_metrics(page) == {"a_total": 12.0, "b_seconds": 0.0015}
+
+
+def test_items_are_shared_by_threads_and_each_is_read_once() -> None:
+    batches = [pa.record_batch({"n": [i]}) for i in range(50)]
+    both = threading.Barrier(2, timeout=30)
+    opened: list[int] = []
+
+    @contextlib.contextmanager
+    def open_reader() -> Iterator[Callable[[int], list[pa.RecordBatch]]]:
+        opened.append(both.wait())  # passes only if there are two threads at a time
+        yield lambda number: [batches[number]]
+
+    sinks = share(range(50), 2, lambda: Checksum(["n"]), open_reader)
+    sinks[0].merge(sinks[1])
+    assert sinks[0] == checksum(batches)
+    assert sorted(opened) == [0, 1]
+
+
+def test_a_reader_that_fails_fails_the_whole() -> None:
+    @contextlib.contextmanager
+    def open_reader() -> Iterator[Callable[[int], list[pa.RecordBatch]]]:
+        def read(number: int) -> list[pa.RecordBatch]:
+            raise ConnectionError(f"item {number}")
+
+        yield read
+
+    with pytest.raises(ConnectionError, match="item 0"):
+        share(range(3), 1, Consumer, open_reader)
+
+
+PEERS = {"pyarrow": served.pyarrow_peer, "arrow-flight": served.arrow_flight_peer}
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_peer_serves_the_batches_of_its_files_on_both_sockets(peer: str, tmp_path: Path) -> None:
+    if peer == "arrow-flight" and not (executables.ROOT / "target/release/bench-serve").exists():
+        pytest.skip("bench-serve is not built")
+    batches = [pa.record_batch({"n": [i, i + 1], "t": ["a", "long enough for a view's buffer"]}) for i in range(6)]
+    files = [tmp_path / "0.arrow", tmp_path / "1.arrow"]
+    for file, part in zip(files, (batches[:4], batches[4:]), strict=True):
+        with pa.OSFile(str(file), "wb") as out, pa.ipc.new_file(out, part[0].schema) as writer:
+            for batch in part:
+                writer.write_batch(batch)
+    assert served.batches_in(files) == 6
+    started = PEERS[peer](files, tmp_path)
+    with started.process:
+        assert started.unix is not None
+        for address in (started.tcp, started.unix):
+            with connect(address) as client:
+                came = [b for ticket in started.tickets for b in flight_batches(client, ticket)]
+            assert came == batches
+        copied = tmp_path / "copy.arrow"
+        served.copy_to_one(started, copied)
+    with pa.memory_map(str(copied)) as source:
+        assert pa.ipc.open_file(source).read_all() == pa.Table.from_batches(batches)
+
+
+def test_a_read_that_brings_too_few_rows_does_not_count() -> None:
+    def read() -> list[Consumer]:
+        consumer = Consumer()
+        consumer.take(pa.record_batch({"n": [1, 2, 3]}))
+        return [consumer]
+
+    assert timed(read, 3, repeat=2)["gb_per_s"] > 0
+    with pytest.raises(RuntimeError, match="3 rows came, 4 were due"):
+        timed(read, 4)
+
+
+def test_files_leave_the_page_cache_also_where_a_process_maps_them(tmp_path: Path) -> None:
+    size = 4 << 20
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(size))
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        before = bytes(mapped)
+        assert pagecache.cached([file]) == size
+        try:
+            pagecache.drop([file], [os.getpid()])
+        except (OSError, pagecache.StillCached) as why:  # a kernel or file system that keeps them, such as tmpfs
+            pytest.skip(str(why))
+        assert pagecache.cached([file]) <= size // 50
+        assert bytes(mapped) == before
+
+
+def test_the_maps_of_a_process_are_found_by_their_files() -> None:
+    maps = (
+        "7f00-8f00 r--p 00000000 fe:00 1 /cache/a b.arrow\n"
+        "9000-a000 rw-p 00000000 00:00 0 \n"
+        "b000-c000 r--p 00000000 fe:00 2 /cache/c.arrow\n"
+        "d000-e000 r--p 00000000 fe:00 3 /cache/other.arrow\n"
+    )
+    files = {"/cache/a b.arrow", "/cache/c.arrow"}
+    assert pagecache.mapped(maps, files) == [(0x7F00, 0x8F00), (0xB000, 0xC000)]
 
 
 def test_the_plan_request_is_what_the_protocol_says() -> None:

@@ -46,7 +46,9 @@ def test_endpoints_name_this_node(served: Node, images: Path):
     info = served.info(images.as_uri() + "/")
     assert len(info.endpoints) == 4
     for endpoint in info.endpoints:
-        assert [location.uri.decode() for location in endpoint.locations] == [f"grpc://{served.address}"]
+        tcp, unix = (location.uri.decode() for location in endpoint.locations)
+        assert tcp == f"grpc://{served.address}"
+        assert Path(unix.removeprefix("grpc+unix://")).is_socket()
 
 
 def test_list_actions(served: Node):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorSet
@@ -48,7 +49,9 @@ def compile_proto(proto: Path) -> bytes:
 def stubs(descriptor: bytes) -> str:
     """The types of the messages in a FileDescriptorSet, clean under `mypy --strict`."""
     (file,) = FileDescriptorSet.FromString(descriptor).file
-    return _STUBS_HEAD + "".join(line + "\n" for message in file.message_type for line in _message(message))
+    enums = (f"{value.name}: int" for enum in file.enum_type for value in enum.value)
+    messages = (line for message in file.message_type for line in _message(message))
+    return _STUBS_HEAD + "".join(line + "\n" for line in chain(["", *enums] if file.enum_type else [], messages))
 
 
 def _message(message: DescriptorProto) -> Iterator[str]:
@@ -81,6 +84,8 @@ def _message(message: DescriptorProto) -> Iterator[str]:
 def _type(field: FieldDescriptorProto) -> str:
     if field.type == FieldDescriptorProto.TYPE_MESSAGE:
         return field.type_name.rpartition(".")[2]
+    if field.type == FieldDescriptorProto.TYPE_ENUM:
+        return "int"
     scalars = {
         FieldDescriptorProto.TYPE_STRING: "str",
         # Some messages have a field named `bytes`.

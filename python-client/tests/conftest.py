@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fake_map_node import Host
 from fake_node import FakeNode
 
-from roost import _direct, _nodes
+from roost import _direct, _map, _nodes
 
 ROWS = 200
 ROW_GROUP = 30
@@ -21,7 +22,9 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process remembers is forgotten between tests."""
     monkeypatch.setattr(_direct, "_warned", False)
     monkeypatch.setattr(_nodes, "_connections", _nodes._Connections())
+    monkeypatch.setattr(_map, "_left_alone", {})
     monkeypatch.delenv("ROOST_NODE", raising=False)
+    monkeypatch.delenv("ROOST_MAPS", raising=False)
     _direct._fragments.clear()
 
 
@@ -70,6 +73,15 @@ def plain_dataset(dataset: Path) -> Path:
 def node(plain_dataset: Path) -> Iterator[FakeNode]:
     with FakeNode(sorted(plain_dataset.iterdir())) as fake:
         yield fake
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    # Nobody waits for a node that is not there.
+    monkeypatch.setattr(_nodes, "_DELAYS", (0.01,))
+    host = Host()
+    with host.node:
+        yield host
 
 
 def assert_same(found: pa.Table, expected: pa.Table) -> None:

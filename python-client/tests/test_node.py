@@ -66,6 +66,14 @@ def client(served: Node) -> roost.Client:
     return roost.connect(served.address, fallback=False)
 
 
+@pytest.fixture(params=[True, False], ids=["mapped", "streamed"])
+def either(served: Node, request: pytest.FixtureRequest) -> Iterator[roost.Client]:
+    """A client that reads by one of both ways alone."""
+    client = roost.connect(served.address, fallback=False, maps=request.param)
+    yield client
+    assert client.statistics()["streamed_tickets" if request.param else "mapped_tickets"] == 0
+
+
 COLUMNS = [
     None,
     ["nested", "id"],
@@ -77,7 +85,8 @@ COLUMNS = [
 
 
 @pytest.mark.parametrize("columns", COLUMNS)
-def test_cold_and_warm_equal_pyarrow(client: roost.Client, dataset: Path, columns: list[str] | None) -> None:
+def test_cold_and_warm_equal_pyarrow(either: roost.Client, dataset: Path, columns: list[str] | None) -> None:
+    client = either
     # pyarrow takes a dot in a name of `columns` for a path.
     expected = pq.read_table(dataset).select(columns) if columns else pq.read_table(dataset, columns=columns)
     assert_same(client.read_table(dataset, columns), expected)
@@ -90,8 +99,8 @@ def test_cold_and_warm_equal_pyarrow(client: roost.Client, dataset: Path, column
 
 
 @pytest.mark.parametrize("limit", [0, 1, 201, 10_000])
-def test_limit(client: roost.Client, dataset: Path, limit: int) -> None:
-    assert_same(client.read_table(dataset, limit=limit), pq.read_table(dataset).slice(0, limit))
+def test_limit(either: roost.Client, dataset: Path, limit: int) -> None:
+    assert_same(either.read_table(dataset, limit=limit), pq.read_table(dataset).slice(0, limit))
 
 
 @pytest.mark.parametrize("columns", COLUMNS)

@@ -30,6 +30,7 @@ def closed_address() -> str:
         ("h:2, grpc+tls://g:3/,h:2", ("grpc+tcp://h:2", "grpc+tls://g:3")),
         (["a:1", "b:2,c:3"], ("grpc+tcp://a:1", "grpc+tcp://b:2", "grpc+tcp://c:3")),
         ("grpc+unix:///run/roost.sock", ("grpc+unix:///run/roost.sock",)),
+        ("grpc+unix:///run/a b/%20.sock", ("grpc+unix:///run/a%20b/%20.sock",)),
         ("grpc://[::1]", ("grpc+tcp://[::1]:8815",)),
         ("grpc://[::1]:9", ("grpc+tcp://[::1]:9",)),
     ],
@@ -82,6 +83,35 @@ def test_a_tickets_location_comes_first(node: FakeNode, dataset: Path, plain_dat
         client = roost.connect(node.address, fallback=False)
         assert client.plan(dataset).to_table().num_rows == 600
         assert (len(owner.gets), len(node.gets)) == (21, 0)
+
+
+def test_a_socket_on_this_host_comes_first(node: FakeNode, dataset: Path, tmp_path: Path) -> None:
+    # Flight's locations are URIs.
+    owner_address = f"grpc+unix://{tmp_path}/a%20socket"
+    with FakeNode(node.objects, owner_address) as owner:
+        node.locations = [node.address, f"grpc+unix://{tmp_path}/nothing", owner_address]
+        client = roost.connect(node.address, fallback=False, maps=False)
+        assert client.plan(dataset).to_table().num_rows == 600
+        assert (len(owner.gets), len(node.gets)) == (21, 0)
+        # The whole protocol is spoken there.
+        here = roost.connect(f"grpc+unix://{tmp_path}/a socket", fallback=False, maps=False)
+        assert here.read_table(dataset).num_rows == 600
+    assert Nodes((node.address,), patient=True).order(node.locations) == [node.address]
+
+
+def test_a_socket_that_fails_is_asked_last(
+    node: FakeNode, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    node.locations = [node.address, f"grpc+unix://{path}"]
+    assert Nodes((), patient=True).order(node.locations) == [f"grpc+unix://{path}", node.address]
+    client = roost.connect(node.address, fallback=False, maps=False)
+    assert client.plan(dataset).to_table().num_rows == 600
+    assert Nodes((), patient=True).order(node.locations) == [node.address, f"grpc+unix://{path}"]
+    monkeypatch.setattr(_nodes.os, "access", lambda path, mode: False)
+    assert Nodes((), patient=True).order(node.locations) == [node.address]
 
 
 def test_nobody_answers() -> None:

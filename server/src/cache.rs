@@ -17,6 +17,7 @@ mod publish;
 mod reader;
 mod recover;
 pub mod space;
+mod whole;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -24,18 +25,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arrow_ipc::CompressionType;
 use foyer::CacheBuilder;
 use parking_lot::Mutex;
 
 use self::admission::{Owner, Policy};
 use self::fill::Fill;
+pub use self::dictionaries::has_dictionary;
 pub use self::fill::Phase;
 use self::holds::{Holds, SetId, UrlSet};
 use self::index::{Fragment, Index};
 use self::mapped::Mapped;
 pub use self::reader::{ReadRequest, RunReader, Warmed};
 use self::recover::Recovery;
-pub use self::space::{Limit, Space, SpaceSettings};
+pub use self::space::{Limit, Space, SpaceGuard, SpaceSettings};
+pub use self::whole::RunFiles;
 use crate::dataset::off_async;
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
@@ -58,11 +62,13 @@ pub struct CacheSettings {
     pub verify_always: bool,
     /// Fragments kept mapped. Each takes one of the kernel's `vm.max_map_count` (65,530 by default).
     pub open_maps: usize,
+    /// How the bodies of new fragments are compressed.
+    pub compression: Option<CompressionType>,
 }
 
 impl Default for CacheSettings {
     fn default() -> Self {
-        Self { job_grace: Duration::from_secs(600), verify_always: false, open_maps: 8192 }
+        Self { job_grace: Duration::from_secs(600), verify_always: false, open_maps: 8192, compression: None }
     }
 }
 
@@ -336,6 +342,18 @@ impl Cache {
             (name, dataset)
         };
         datasets.into_iter().map(count).collect()
+    }
+
+    /// Row groups of objects whose URL begins with `prefix`, of which all `columns` (ordinals in the object) are cached.
+    pub fn complete(&self, prefix: &str, columns: &[u32]) -> std::collections::HashSet<RunKey> {
+        let state = self.0.state.lock();
+        let complete = |key: &RunKey| {
+            state.index.row(key).is_some_and(|row| {
+                !row.fragments.is_empty()
+                    && columns.iter().all(|column| row.fragments.iter().any(|f| f.columns.contains(column)))
+            })
+        };
+        state.index.below(prefix).map(|(_, key)| key).filter(complete).collect()
     }
 
     pub fn jobs(&self) -> Vec<JobStats> {

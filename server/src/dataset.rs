@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub base: Arc<str>,
     /// Hash of the objects' identities and of the schema.
     pub id: [u8; 32],
+    /// Hash of the objects' URLs and sizes and of their runs: all that the order of an epoch depends on.
+    pub layout: [u8; 32],
     pub schema: SchemaRef,
     pub fingerprint: Fingerprint,
     pub objects: Vec<SnapshotObject>,
@@ -69,11 +71,16 @@ impl Snapshot {
         let fingerprint = fingerprint(&schema);
         let mut hash = Sha256::new();
         hash.update(fingerprint);
+        let mut layout = Sha256::new();
         let (mut runs, mut rows, mut bytes) = (0u64, 0u64, 0u64);
         let mut before = Vec::with_capacity(objects.len());
         for object in &objects {
-            hash.update((object.meta.url.len() as u64).to_le_bytes());
-            hash.update(object.meta.url.as_bytes());
+            for hash in [&mut hash, &mut layout] {
+                hash.update((object.meta.url.len() as u64).to_le_bytes());
+                hash.update(object.meta.url.as_bytes());
+            }
+            layout.update(object.meta.size.to_le_bytes());
+            layout.update((object.runs.len() as u64).to_le_bytes());
             hash.update(object.key.map_or([0; 16], |key| key.0));
             hash.update(object.meta.size.to_le_bytes());
             before.push((runs, rows));
@@ -81,12 +88,16 @@ impl Snapshot {
             for run in &object.runs {
                 rows += run.rows;
                 bytes = bytes.saturating_add(run.bytes);
+                layout.update(run.first.to_le_bytes());
+                layout.update(run.count.to_le_bytes());
+                layout.update(run.rows.to_le_bytes());
             }
         }
         Self {
             url: url.into(),
             base: base.into(),
             id: hash.finalize().into(),
+            layout: layout.finalize().into(),
             schema,
             fingerprint,
             objects,
@@ -101,8 +112,13 @@ impl Snapshot {
 
     /// What all its fragments take on disk, at most about: headers, padding and footers come on top of the estimate.
     pub fn disk_bytes(&self) -> u64 {
-        let runs = self.runs_within(self.rows);
+        let runs = self.runs();
         self.bytes.saturating_add(self.bytes / 50).saturating_add(runs * (64 << 10))
+    }
+
+    /// Runs of all objects.
+    pub fn runs(&self) -> u64 {
+        self.before.last().map_or(0, |(runs, _)| *runs) + self.objects.last().map_or(0, |o| o.runs.len() as u64)
     }
 
     /// How many runs, in natural order, the first `rows` rows take.

@@ -7,6 +7,7 @@ mod actions;
 mod adapt;
 mod doget;
 mod front;
+pub mod local;
 mod service;
 mod warm;
 
@@ -25,8 +26,12 @@ pub struct Node {
     pub cache: Cache,
     pub keys: TicketKeys,
     pub metrics: Arc<Metrics>,
-    /// Where clients reach this node, as a Flight location.
-    pub location: String,
+    /// Where clients reach this node, as Flight locations: first over TCP.
+    pub locations: Vec<String>,
+    /// The unix socket, if there is one.
+    pub socket: Option<String>,
+    /// Tickets mapped at a time; more are refused.
+    pub maps: Arc<tokio::sync::Semaphore>,
     /// DoGet streams at a time; more are refused.
     pub streams: Arc<tokio::sync::Semaphore>,
     pub max_streams: usize,

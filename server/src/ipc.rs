@@ -2,11 +2,14 @@
 //!
 //! Used alike by the fragment writer (messages to a file) and by DoGet (messages to a socket): neither copies a body.
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
 use arrow_buffer::Buffer;
+use arrow_data::ArrayData;
 use arrow_ipc::writer::{IpcWriteOptions, StreamEncoder};
-use arrow_ipc::{MessageHeader, root_as_message};
-use arrow_schema::{ArrowError, Schema};
+use arrow_ipc::{CompressionType, MessageHeader, MetadataVersion, root_as_message};
+use arrow_schema::{ArrowError, DataType, Schema};
+
+pub mod stored;
 
 /// Alignment of buffers in bodies.
 pub const ALIGNMENT: usize = 64;
@@ -42,7 +45,12 @@ pub struct Encoder {
 
 impl Encoder {
     pub fn new(schema: &Schema) -> Result<Self, ArrowError> {
-        let options = IpcWriteOptions::try_new(ALIGNMENT, false, arrow_ipc::MetadataVersion::V5)?;
+        Self::compressing(schema, None)
+    }
+
+    /// Compresses the bodies of batches; then they are copies.
+    pub fn compressing(schema: &Schema, codec: Option<CompressionType>) -> Result<Self, ArrowError> {
+        let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)?.try_with_compression(codec)?;
         Ok(Self { inner: StreamEncoder::try_new_with_options(schema, options)? })
     }
 
@@ -50,6 +58,23 @@ impl Encoder {
     pub fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<Message>, ArrowError> {
         split(self.inner.encode(batch)?)
     }
+}
+
+/// How many buffers each column has in an IPC body.
+pub fn buffer_counts(batch: &RecordBatch) -> impl Iterator<Item = usize> {
+    batch.columns().iter().map(|column| buffer_count(&column.to_data()))
+}
+
+fn buffer_count(data: &ArrayData) -> usize {
+    let validity = match data.data_type() {
+        DataType::Null | DataType::Union(_, _) | DataType::RunEndEncoded(_, _) => 0,
+        _ => 1,
+    };
+    let children: usize = match data.data_type() {
+        DataType::Dictionary(_, _) => 0,
+        _ => data.child_data().iter().map(buffer_count).sum(),
+    };
+    validity + data.buffers().len() + children
 }
 
 /// Cuts a stream of bytes into its messages.

@@ -30,6 +30,16 @@ enum Command {
     Client(roost_client::cli::Command),
 }
 
+/// Raises the limit of open files to what the system allows: each connection and each map takes one, and the usual
+/// limit of 1024 is for programs that use `select`.
+fn allow_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where that is refused, the node works with what it has.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 /// `mi_option_purge_delay`, which the bindings do not name.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// Limits from here on have room for what the allocator holds back.
@@ -46,9 +56,10 @@ fn main() -> ExitCode {
     };
     // mimalloc keeps freed memory for a second, which doubles what a node that streams holds. Giving it back at once
     // costs page faults: only small limits pay that.
-    let delay_ms = if settings.memory < ROOMY { 0 } else { 10 };
+    let delay_ms = if settings.memory < ROOMY { 0 } else { 200 };
     // SAFETY: called before there is a second thread, as the function asks; `MIMALLOC_PURGE_DELAY` still wins.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, delay_ms) };
+    allow_files();
     run(async {
         match serve(settings).await {
             Ok(()) => ExitCode::SUCCESS,

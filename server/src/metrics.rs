@@ -58,6 +58,9 @@ pub struct Metrics {
     pub served_rows: IntCounter,
     pub served_batches: IntCounter,
     pub streams_active: IntGauge,
+    pub maps_open: IntGauge,
+    pub mapped_rows: IntCounter,
+    pub map_errors: IntCounter,
     pub request_seconds: HistogramVec,
     pub errors: IntCounterVec,
 }
@@ -139,6 +142,12 @@ impl Metrics {
             served_rows: new.counter("roost_served_rows_total", "Rows sent to readers."),
             served_batches: new.counter("roost_served_batches_total", "Record batches sent to readers."),
             streams_active: new.gauge("roost_streams_active", "DoGet streams open."),
+            maps_open: new.gauge("roost_maps_open", "Tickets that clients on this host have mapped."),
+            mapped_rows: new.counter("roost_mapped_rows_total", "Rows handed to clients on this host as maps."),
+            map_errors: new.counter(
+                "roost_map_errors_total",
+                "Map requests that were refused or ended early; most of these clients go on over Flight.",
+            ),
             request_seconds: new.histogram_vec(
                 "roost_request_seconds",
                 "Time from a Flight call to its last message, by method and gRPC code.",

@@ -1,11 +1,12 @@
 //! Puts a node together: settings → parts; start, serve, drain, stop.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_flight::flight_service_server::FlightServiceServer;
+use arrow_ipc::CompressionType;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -14,12 +15,12 @@ use crate::dataset::footer_store::FooterStore;
 use crate::dataset::{Catalog, CatalogSettings, off_async};
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
-use crate::flight::{DoGetLayer, FlightDoor, Node};
+use crate::flight::{DoGetLayer, FlightDoor, Node, local};
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
 use crate::origin::{OriginCounters, OriginSettings, Origins};
 use crate::plan::ticket::{TICKET_MAX, TicketKeys};
-use crate::settings::{Amount, Settings, Verify};
+use crate::settings::{Amount, Compression, SOCKET_PATH_MAX, Settings, Verify};
 
 /// How often disks are measured and jobs forgotten.
 const TICK: Duration = Duration::from_secs(1);
@@ -93,6 +94,11 @@ pub async fn start(settings: Settings) -> Result<RunningNode> {
     let cache_settings = CacheSettings {
         job_grace: settings.job_grace,
         verify_always: settings.verify == Verify::Always,
+        compression: match settings.compression {
+            Compression::None => None,
+            Compression::Lz4 => Some(CompressionType::LZ4_FRAME),
+            Compression::Zstd => Some(CompressionType::ZSTD),
+        },
         ..CacheSettings::default()
     };
     let cache = {
@@ -106,13 +112,24 @@ pub async fn start(settings: Settings) -> Result<RunningNode> {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
+    let local = {
+        let root = cache.space().directories[0].root().to_owned();
+        let (path, permissions) = (settings.socket_path(&root), settings.socket_permissions());
+        let asked = settings.socket != "auto";
+        off_async(move || open_socket(path, permissions, asked)).await??
+    };
+    let socket = local.as_ref().map(|(path, _)| path.clone());
     let http = http_listener.as_ref().and_then(|l| l.local_addr().ok());
     let node = Arc::new(Node {
         catalog,
         cache: cache.clone(),
         keys: TicketKeys::new(&secret),
         metrics: metrics.clone(),
-        location: format!("grpc://{}", settings.advertised(grpc)),
+        locations: std::iter::once(format!("grpc://{}", settings.advertised(grpc)))
+            .chain(socket.iter().map(|path| format!("grpc+unix://{path}")))
+            .collect(),
+        socket,
+        maps: Arc::new(tokio::sync::Semaphore::new(settings.max_maps)),
         streams: Arc::new(tokio::sync::Semaphore::new(settings.max_streams)),
         max_streams: settings.max_streams,
         memory_limit: settings.memory,
@@ -122,23 +139,31 @@ pub async fn start(settings: Settings) -> Result<RunningNode> {
     let (stop, stopped) = watch::channel(false);
     let (ready, readiness) = watch::channel(Readiness::Starting);
     let mut servers = Vec::new();
-    let service = FlightServiceServer::new(FlightDoor::new(node.clone())).max_decoding_message_size(TICKET_MAX);
-    let server = tonic::transport::Server::builder()
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .max_frame_size((1 << 24) - 1)
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .layer(DoGetLayer::new(node.clone()))
-        .add_service(service);
+    let server = {
+        let node = node.clone();
+        move || {
+            let service = FlightServiceServer::new(FlightDoor::new(node.clone())).max_decoding_message_size(TICKET_MAX);
+            tonic::transport::Server::builder()
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW)
+                .max_frame_size((1 << 24) - 1)
+                .tcp_nodelay(true)
+                .http2_keepalive_interval(Some(Duration::from_secs(30)))
+                .layer(DoGetLayer::new(node.clone()))
+                .add_service(service)
+        }
+    };
+    let failed = |e| Error::unavailable(format!("the Flight server failed: {e}"));
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    let signal = wait_for(stopped.clone());
-    servers.push(tokio::spawn(async move {
-        server
-            .serve_with_incoming_shutdown(incoming, signal)
-            .await
-            .map_err(|e| Error::unavailable(format!("the Flight server failed: {e}")))
-    }));
+    let tcp = server().serve_with_incoming_shutdown(incoming, wait_for(stopped.clone()));
+    servers.push(tokio::spawn(async move { tcp.await.map_err(failed) }));
+    if let Some((_, listener)) = local {
+        let (sender, receiver) = tokio::sync::mpsc::channel(16);
+        tokio::spawn(local::accept(node.clone(), listener, sender));
+        let incoming = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let unix = server().serve_with_incoming_shutdown(incoming, wait_for(stopped.clone()));
+        servers.push(tokio::spawn(async move { unix.await.map_err(failed) }));
+    }
     if let Some(listener) = http_listener {
         let refresh = {
             let cache = cache.clone();
@@ -175,6 +200,10 @@ impl RunningNode {
         self.ready.send_replace(Readiness::Draining);
         tracing::info!(streams = self.node.metrics.streams_active.get(), "draining");
         self.stop.send_replace(true);
+        if let Some(socket) = &self.node.socket {
+            // Nobody is left who answers there.
+            let _ = std::fs::remove_file(socket);
+        }
         let ended = tokio::time::timeout(self.drain_timeout, async {
             for server in self.servers {
                 server.await.map_err(|e| Error::internal(e.to_string()))??;
@@ -221,6 +250,31 @@ async fn listen(address: &str) -> Result<TcpListener> {
         };
         Error::invalid(format!("can't listen on {address}: {e}{hint}"))
     })
+}
+
+/// Opens the unix socket. One that was not asked for may fail: clients stream over TCP.
+fn open_socket(
+    path: Option<PathBuf>,
+    permissions: u32,
+    asked: bool,
+) -> Result<Option<(String, tokio::net::UnixListener)>> {
+    let Some(path) = path else { return Ok(None) };
+    let failed = |why: &dyn std::fmt::Display| {
+        let why = format!("unix socket {}: {why}; choose another with --socket, or none with --socket off", path.display());
+        if asked {
+            return Err(Error::invalid(why));
+        }
+        tracing::warn!("{why}. Clients on this host can't map, they stream");
+        Ok(None)
+    };
+    let Some(text) = path.to_str().map(str::to_owned) else { return failed(&"its path is not UTF-8") };
+    if text.len() > SOCKET_PATH_MAX {
+        return failed(&format!("its path is longer than {SOCKET_PATH_MAX} bytes"));
+    }
+    match local::listen(&path, permissions) {
+        Ok(listener) => Ok(Some((text, listener))),
+        Err(error) => failed(&error),
+    }
 }
 
 fn limit(amount: Amount) -> Limit {

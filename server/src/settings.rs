@@ -34,6 +34,11 @@ pub struct Settings {
     pub http: String,
     /// The `HOST` or `HOST:PORT` that clients are told to connect to. Default: what [`Settings::advertised`] finds.
     pub advertise: Option<String>,
+    /// The unix socket for clients on this host, an absolute path, `off` or `auto`. Default `auto`: in the first cache
+    /// directory. Use [`Settings::socket_path`].
+    pub socket: String,
+    /// Who on this host may connect to the socket: its permissions, in octal. Default `666`.
+    pub socket_mode: String,
     /// Lets `listen` and `http` name addresses that other machines can reach, though nothing asks callers who they
     /// are. Default `false`.
     pub insecure: bool,
@@ -49,6 +54,8 @@ pub struct Settings {
     pub min_free: Amount,
     /// When the checksums of a fragment's buffers are compared. Default `first`.
     pub verify: Verify,
+    /// How the bodies of new fragments are compressed. Default `none`.
+    pub compression: Compression,
     /// How long a job that stopped reading still holds what it read. Default 10m, 0s to 30days.
     #[serde(with = "duration_text")]
     pub job_grace: Duration,
@@ -66,6 +73,8 @@ pub struct Settings {
     pub decode_threads: usize,
     /// DoGet streams served at once; more are told to come back. Default 256, 1 to 65536.
     pub max_streams: usize,
+    /// Tickets that clients on this host have mapped at once; more are told to stream. Default 8192, 1 to 1048576.
+    pub max_maps: usize,
     /// How long open streams may go on after the node was told to stop. Default 30s, 0s to 1h.
     #[serde(with = "duration_text")]
     pub drain_timeout: Duration,
@@ -111,6 +120,18 @@ pub enum Verify {
     Always,
 }
 
+/// How the bodies of fragments are compressed: served, and mapped, as they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compression {
+    /// Not at all: reads copy nothing.
+    None,
+    /// LZ4 frames: for disks that are slower than a core decompresses.
+    Lz4,
+    /// Zstandard: for disks that are slower still, or too small.
+    Zstd,
+}
+
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -127,18 +148,22 @@ impl Default for Settings {
             listen: "127.0.0.1:8815".into(),
             http: "127.0.0.1:8816".into(),
             advertise: None,
+            socket: "auto".into(),
+            socket_mode: "666".into(),
             insecure: false,
             secret_file: None,
             cache_dir: default_cache_dir(|name| std::env::var_os(name).map(PathBuf::from)).into_iter().collect(),
             capacity: Amount::Percent(80.0),
             min_free: Amount::Percent(5.0),
             verify: Verify::First,
+            compression: Compression::None,
             job_grace: Duration::from_mins(10),
             revalidate: Duration::from_mins(1),
             footer_cache: 256 * MIB,
             memory: GIB,
             decode_threads: std::thread::available_parallelism().map_or(1, usize::from).min(1024),
             max_streams: 256,
+            max_maps: 8192,
             drain_timeout: Duration::from_secs(30),
             allow: Vec::new(),
             origin_concurrency: 64,
@@ -179,6 +204,20 @@ impl Settings {
         (self.http != "off").then_some(self.http.as_str())
     }
 
+    /// Where the unix socket of a node with this first cache root is to be, or `None` where it is switched off.
+    pub fn socket_path(&self, root: &Path) -> Option<PathBuf> {
+        match self.socket.as_str() {
+            "off" => None,
+            "auto" => Some(root.join("roost.sock")),
+            path => Some(path.into()),
+        }
+    }
+
+    /// The permissions of the unix socket.
+    pub fn socket_permissions(&self) -> u32 {
+        u32::from_str_radix(&self.socket_mode, 8).unwrap_or(0o600)
+    }
+
     /// The `HOST:PORT` to tell clients, for a Flight service bound to `bound`. Without `advertise` that is the bound
     /// address, or where all of a machine's addresses are bound, its host name.
     pub fn advertised(&self, bound: SocketAddr) -> String {
@@ -204,6 +243,7 @@ impl Settings {
         }
         wrong.unless_within("decode-threads", self.decode_threads, 1..=1024, usize::to_string);
         wrong.unless_within("max-streams", self.max_streams, 1..=65536, usize::to_string);
+        wrong.unless_within("max-maps", self.max_maps, 1..=1 << 20, usize::to_string);
         wrong.unless_within("drain-timeout", self.drain_timeout, Duration::ZERO..=HOUR, duration);
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&self.log) {
             wrong.add("log", &self.log, format!("must be a level or target=level directives, but {error}"));
@@ -212,6 +252,15 @@ impl Settings {
     }
 
     fn check_addresses(&self, wrong: &mut Wrong) {
+        let path = Path::new(&self.socket);
+        if !matches!(self.socket.as_str(), "off" | "auto") && !path.is_absolute() {
+            wrong.add("socket", &self.socket, "must be an absolute path, auto or off");
+        } else if self.socket.len() > SOCKET_PATH_MAX {
+            wrong.add("socket", &self.socket, format!("must have at most {SOCKET_PATH_MAX} bytes"));
+        }
+        if !u32::from_str_radix(&self.socket_mode, 8).is_ok_and(|mode| mode <= 0o777) {
+            wrong.add("socket-mode", &self.socket_mode, "must be octal permissions, such as 660");
+        }
         let doors = [("listen", Some(self.listen.as_str())), ("http", self.http_address())];
         for (field, address) in doors.into_iter().filter_map(|(field, address)| Some((field, address?))) {
             match split_address(address) {
@@ -296,6 +345,8 @@ impl Settings {
     }
 }
 
+/// `sun_path` of the system, less its terminator.
+pub const SOCKET_PATH_MAX: usize = 107;
 const HOUR: Duration = Duration::from_hours(1);
 const MONTH: Duration = Duration::from_hours(30 * 24);
 

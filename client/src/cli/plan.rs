@@ -108,6 +108,7 @@ impl Plan {
             count,
             job: self.job,
             refresh: self.refresh,
+            ..PlanRequest::default()
         };
         let plan = client.plan(request).await?;
         if self.node.json {

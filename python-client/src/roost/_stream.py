@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import sys
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,12 +14,33 @@ import pyarrow.flight as flight
 from google.protobuf.message import DecodeError
 
 from roost import _direct, _wire
-from roost._nodes import Nodes, in_use
+from roost._nodes import Nodes, in_use, local_sockets
 from roost.errors import CancelledError, InternalError, RoostError, StalePlanError, UnavailableError, from_flight
 from roost.plan import Ticket
 
 # Breaks in a row, without a batch between them, before the nodes are taken for unable to serve the ticket.
 _BREAKS_MAX = 4
+
+
+_log = logging.getLogger("roost")
+
+
+class Ways:
+    """Counts by which ways tickets came; several threads may read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = Counter(mapped=0, streamed=0, direct=0)
+
+    def count(self, way: str) -> None:
+        """A ticket comes this way."""
+        with self._lock:
+            self._counts[way] += 1
+
+    def counts(self) -> dict[str, int]:
+        """How many came by each way."""
+        with self._lock:
+            return dict(self._counts)
 
 
 @dataclass
@@ -35,8 +60,9 @@ class _BrokenError(Exception):
         self.cause = cause
 
 
-def read(ticket: Ticket, nodes: Nodes, *, fallback: bool) -> Iterator[pa.RecordBatch]:
-    """The ticket's rows, from the nodes; from the origin where no node answers and `fallback` allows it.
+def read(ticket: Ticket, nodes: Nodes, *, fallback: bool, maps: bool, ways: Ways) -> Iterator[pa.RecordBatch]:
+    """The ticket's rows: mapped where the node is on this host and `maps` allows it, else streamed from the nodes; from
+    the origin where no node answers and `fallback` allows it.
 
     Raises:
         StalePlanError: an object changed since the plan was made.
@@ -44,9 +70,14 @@ def read(ticket: Ticket, nodes: Nodes, *, fallback: bool) -> Iterator[pa.RecordB
         RoostError: a node's answer.
     """
     if not ticket.signed:
+        ways.count("direct")
         yield from _direct.read(ticket)
         return
     progress = _Progress()
+    if maps and sys.platform == "linux":
+        whole = yield from _mapped(ticket, nodes, progress, ways)
+        if whole:
+            return
     breaks = 0
     broken_at: str | None = None
     while True:
@@ -54,6 +85,8 @@ def read(ticket: Ticket, nodes: Nodes, *, fallback: bool) -> Iterator[pa.RecordB
         try:
             with in_use():
                 reader, address = _open(ticket, nodes, progress, broken_at)
+                if broken_at is None:
+                    ways.count("streamed")
                 try:
                     yield from _batches(reader, ticket, progress)
                     return
@@ -74,8 +107,33 @@ def read(ticket: Ticket, nodes: Nodes, *, fallback: bool) -> Iterator[pa.RecordB
                 raise
             reason = str(error)
         _direct.warn_once(reason)
+        ways.count("direct")
         yield from _direct.read(ticket, skip=progress.rows)
         return
+
+
+def _mapped(ticket: Ticket, nodes: Nodes, progress: _Progress, ways: Ways) -> Generator[pa.RecordBatch, None, bool]:
+    """As much of the ticket as a node on this host hands over; whether that is all."""
+    # The ticket's locations are ranked; where it has none, any node is as good.
+    for path in local_sockets(ticket.locations or nodes.addresses):
+        from roost import _map
+
+        if _map.is_left_alone(path):
+            continue
+        try:
+            for piece, number, batch in _map.read(ticket, path):
+                if progress.position is None:
+                    ways.count("mapped")
+                progress.position = piece, number, ticket.pieces[piece].row_group
+                progress.rows += batch.num_rows
+                yield batch
+        except _map.Unmapped as reason:
+            _log.debug("%s is not mapped through %s from row %d on: %s", ticket, path, progress.rows, reason)
+            return False
+        if progress.position is None:
+            ways.count("mapped")
+        return progress.rows == ticket.num_rows
+    return False
 
 
 def _open(

@@ -23,6 +23,8 @@ def _load() -> None:
     globals()["DESCRIPTOR"] = descriptor
     for name, message in descriptor.message_types_by_name.items():
         globals()[name] = message_factory.GetMessageClass(message)
+    for enum in descriptor.enum_types_by_name.values():
+        globals().update({value.name: value.number for value in enum.values})
 
 
 _load()

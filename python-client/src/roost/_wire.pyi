@@ -9,6 +9,13 @@ from google.protobuf.message import Message
 
 DESCRIPTOR: FileDescriptor
 
+SHUFFLE_NONE: int
+SHUFFLE_ROW_GROUPS: int
+SHUFFLE_ROWS: int
+EVEN_NONE: int
+EVEN_DROP: int
+EVEN_REPEAT: int
+
 class PlanRequest(Message):
     url: str
     columns: Projection
@@ -16,6 +23,17 @@ class PlanRequest(Message):
     count: int
     job: str
     refresh: bool
+    shuffle: int
+    seed: int
+    epoch: int
+    block: int
+    skip: int
+    rank: int
+    world_size: int
+    even: int
+    blocks: RepeatedScalarFieldContainer[int]
+    want_block_rows: bool
+    want_explain: bool
     def __init__(
         self,
         *,
@@ -25,6 +43,17 @@ class PlanRequest(Message):
         count: int | None = ...,
         job: str | None = ...,
         refresh: bool | None = ...,
+        shuffle: int | None = ...,
+        seed: int | None = ...,
+        epoch: int | None = ...,
+        block: int | None = ...,
+        skip: int | None = ...,
+        rank: int | None = ...,
+        world_size: int | None = ...,
+        even: int | None = ...,
+        blocks: Iterable[int] | None = ...,
+        want_block_rows: bool | None = ...,
+        want_explain: bool | None = ...,
     ) -> None: ...
 
 class Projection(Message):
@@ -45,6 +74,18 @@ class PlanInfo(Message):
     objects: int
     row_groups: int
     url: str
+    blocks: int
+    block: int
+    plan_rows: int
+    first_block: int
+    end_block: int
+    first_row: int
+    end_row: int
+    rank_rows: int
+    snapshot: builtins.bytes
+    layout: builtins.bytes
+    block_rows: RepeatedScalarFieldContainer[int]
+    explain: Explain
     def __init__(
         self,
         *,
@@ -57,18 +98,72 @@ class PlanInfo(Message):
         objects: int | None = ...,
         row_groups: int | None = ...,
         url: str | None = ...,
+        blocks: int | None = ...,
+        block: int | None = ...,
+        plan_rows: int | None = ...,
+        first_block: int | None = ...,
+        end_block: int | None = ...,
+        first_row: int | None = ...,
+        end_row: int | None = ...,
+        rank_rows: int | None = ...,
+        snapshot: builtins.bytes | None = ...,
+        layout: builtins.bytes | None = ...,
+        block_rows: Iterable[int] | None = ...,
+        explain: Explain | None = ...,
+    ) -> None: ...
+
+class Explain(Message):
+    row_groups_total: int
+    row_groups: int
+    bytes: int
+    nodes: RepeatedCompositeFieldContainer[NodeShare]
+    origin_bytes: int
+    def __init__(
+        self,
+        *,
+        row_groups_total: int | None = ...,
+        row_groups: int | None = ...,
+        bytes: int | None = ...,
+        nodes: Iterable[NodeShare] | None = ...,
+        origin_bytes: int | None = ...,
+    ) -> None: ...
+
+class NodeShare(Message):
+    node: str
+    row_groups: int
+    bytes: int
+    row_groups_cached: int
+    bytes_cached: int
+    def __init__(
+        self,
+        *,
+        node: str | None = ...,
+        row_groups: int | None = ...,
+        bytes: int | None = ...,
+        row_groups_cached: int | None = ...,
+        bytes_cached: int | None = ...,
     ) -> None: ...
 
 class EndpointInfo(Message):
     rows: int
     bytes: int
     pieces: RepeatedCompositeFieldContainer[Piece]
+    block: int
+    member: int
+    members: int
+    from_row: int
+    until_row: int
     def __init__(
         self,
         *,
         rows: int | None = ...,
         bytes: int | None = ...,
         pieces: Iterable[Piece] | None = ...,
+        block: int | None = ...,
+        member: int | None = ...,
+        members: int | None = ...,
+        from_row: int | None = ...,
+        until_row: int | None = ...,
     ) -> None: ...
 
 class Piece(Message):
@@ -335,4 +430,98 @@ class CachedDataset(Message):
         held: bool | None = ...,
         row_groups_total: int | None = ...,
         bytes_total: int | None = ...,
+    ) -> None: ...
+
+class MapRequest(Message):
+    ticket: builtins.bytes
+    authorization: str
+    def __init__(
+        self,
+        *,
+        ticket: builtins.bytes | None = ...,
+        authorization: str | None = ...,
+    ) -> None: ...
+
+class MapReply(Message):
+    header: MapHeader
+    piece: MappedPiece
+    error: MapError
+    def __init__(
+        self,
+        *,
+        header: MapHeader | None = ...,
+        piece: MappedPiece | None = ...,
+        error: MapError | None = ...,
+    ) -> None: ...
+
+class MapHeader(Message):
+    schema: builtins.bytes
+    pieces: int
+    first: int
+    def __init__(
+        self,
+        *,
+        schema: builtins.bytes | None = ...,
+        pieces: int | None = ...,
+        first: int | None = ...,
+    ) -> None: ...
+
+class MappedPiece(Message):
+    piece: int
+    batches: int
+    rows: int
+    rows_cut: int
+    files: int
+    columns: RepeatedCompositeFieldContainer[MappedColumn]
+    def __init__(
+        self,
+        *,
+        piece: int | None = ...,
+        batches: int | None = ...,
+        rows: int | None = ...,
+        rows_cut: int | None = ...,
+        files: int | None = ...,
+        columns: Iterable[MappedColumn] | None = ...,
+    ) -> None: ...
+
+class MappedColumn(Message):
+    file: FileColumn
+    constant: builtins.bytes
+    null: bool
+    def __init__(
+        self,
+        *,
+        file: FileColumn | None = ...,
+        constant: builtins.bytes | None = ...,
+        null: bool | None = ...,
+    ) -> None: ...
+
+class FileColumn(Message):
+    file: int
+    column: int
+    def __init__(
+        self,
+        *,
+        file: int | None = ...,
+        column: int | None = ...,
+    ) -> None: ...
+
+class MapError(Message):
+    code: int
+    message: str
+    use_flight: bool
+    def __init__(
+        self,
+        *,
+        code: int | None = ...,
+        message: str | None = ...,
+        use_flight: bool | None = ...,
+    ) -> None: ...
+
+class MapDoor(Message):
+    socket: str
+    def __init__(
+        self,
+        *,
+        socket: str | None = ...,
     ) -> None: ...

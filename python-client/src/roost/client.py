@@ -37,15 +37,23 @@ _ATTEMPTS = 3
 _BUFFER_BYTES = 32 << 20
 
 
-def connect(address: str | Iterable[str] | None = None, *, fallback: bool = True, timeout: float = 300.0) -> Client:
+def connect(
+    address: str | Iterable[str] | None = None,
+    *,
+    fallback: bool = True,
+    timeout: float = 300.0,
+    maps: bool | None = None,
+) -> Client:
     """A client of the nodes at `address`. Nothing is asked until there is something to ask.
 
     Args:
-        address: `grpc://HOST:PORT`, also several: comma-separated or an iterable. Any node can answer any request; the
-            first one that does, does. None: `$ROOST_NODE`, else `grpc://127.0.0.1:8815`.
+        address: `grpc://HOST:PORT` or `grpc+unix:///PATH`, also several: comma-separated or an iterable. Any node can
+            answer any request; the first one that does, does. None: `$ROOST_NODE`, else `grpc://127.0.0.1:8815`.
         fallback: where no node answers, plan and read the origin itself with pyarrow, and warn once
             (`DirectReadWarning`). False: raise `UnavailableError`.
         timeout: seconds that a plan, or a question about the cache, may take. Reading and warming have no limit.
+        maps: on a node's own host, read its files in place instead of having them sent; what is read holds their disk
+            space until it is freed. None: unless `$ROOST_MAPS` is `0`.
 
     Raises:
         InvalidRequestError: not an address.
@@ -56,7 +64,7 @@ def connect(address: str | Iterable[str] | None = None, *, fallback: bool = True
         >>> client
         <roost.Client grpc+tcp://127.0.0.1:8815>
     """
-    return Client(parse_addresses(address), fallback=fallback, timeout=timeout)
+    return Client(parse_addresses(address), fallback=fallback, timeout=timeout, maps=maps)
 
 
 class Client:
@@ -66,18 +74,27 @@ class Client:
     shared by all clients of a process.
     """
 
-    def __init__(self, addresses: Sequence[str], *, fallback: bool = True, timeout: float = 300.0) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        fallback: bool = True,
+        timeout: float = 300.0,
+        maps: bool | None = None,
+    ) -> None:
         self._nodes = Nodes(tuple(addresses), patient=not fallback)
         self._fallback = fallback
         self._timeout = timeout
+        self._maps = maps
+        self._ways = _stream.Ways()
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """The nodes, in the order they are asked."""
         return self._nodes.addresses
 
-    def __reduce__(self) -> tuple[object, tuple[tuple[str, ...], bool, float]]:
-        return _rebuild, (self.addresses, self._fallback, self._timeout)
+    def __reduce__(self) -> tuple[object, tuple[tuple[str, ...], bool, float, bool | None]]:
+        return _rebuild, (self.addresses, self._fallback, self._timeout, self._maps)
 
     def __repr__(self) -> str:
         return f"<roost.Client {', '.join(self.addresses)}>"
@@ -140,13 +157,23 @@ class Client:
         """The rows of one ticket.
 
         Returns:
-            A table of `ticket.num_rows` rows with `ticket.schema`.
+            A table of `ticket.num_rows` rows with `ticket.schema`. On a node's own host it lies in the node's files and
+            holds their disk space until it is freed.
 
         Raises:
             StalePlanError: an object changed since the plan was made.
             RoostError: a node's answer, or the origin's.
         """
         return _table(self.read_batches(ticket), ticket.schema)
+
+    def statistics(self) -> dict[str, int]:
+        """How this client's tickets were read since it was made.
+
+        Returns:
+            `mapped_tickets`: in place, on a node's own host. `streamed_tickets`: sent by a node. `direct_tickets`: from
+            the origin, without a node. A ticket that changed its way midway counts for each way it took.
+        """
+        return {f"{way}_tickets": count for way, count in self._ways.counts().items()}
 
     def read_batches(self, ticket: Ticket) -> Iterator[pa.RecordBatch]:
         """The rows of one ticket as record batches, as they come. A stream that breaks is resumed where it broke.
@@ -155,7 +182,8 @@ class Client:
             StalePlanError: an object changed since the plan was made.
             RoostError: a node's answer, or the origin's.
         """
-        return _stream.read(ticket, self._nodes, fallback=self._fallback)
+        maps = os.environ.get("ROOST_MAPS") != "0" if self._maps is None else self._maps
+        return _stream.read(ticket, self._nodes, fallback=self._fallback, maps=maps, ways=self._ways)
 
     def read_table(
         self,
@@ -400,8 +428,8 @@ class _Source:
         return self._client.read_batches(self._ticket)
 
 
-def _rebuild(addresses: tuple[str, ...], fallback: bool, timeout: float) -> Client:
-    return Client(addresses, fallback=fallback, timeout=timeout)
+def _rebuild(addresses: tuple[str, ...], fallback: bool, timeout: float, maps: bool | None) -> Client:
+    return Client(addresses, fallback=fallback, timeout=timeout, maps=maps)
 
 
 def _plan_request(

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::ArrayRef;
+use arrow_ipc::CompressionType;
 use arrow_schema::SchemaRef;
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -141,12 +142,13 @@ impl Fill {
     pub async fn write(
         self: &Arc<Self>,
         batches: BatchStream,
+        codec: Option<CompressionType>,
         metrics: Arc<Metrics>,
     ) -> Result<FragmentWriter, WriteError> {
         let path = self.space.directory().temporary(self.id);
         let (schema, keep) = (self.schema.clone(), self.keep);
         let writer = off_async(move || {
-            let writer = FragmentWriter::create(&path, schema)?;
+            let writer = FragmentWriter::create(&path, schema, codec)?;
             if !keep {
                 std::fs::remove_file(&path)?;
             }

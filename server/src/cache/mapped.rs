@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{ArrayRef, RecordBatch, new_empty_array};
 use arrow_buffer::Buffer;
 use arrow_data::UnsafeFlag;
 use arrow_ipc::convert::fb_to_schema;
@@ -20,14 +20,17 @@ use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use memmap2::{Advice, Mmap, MmapOptions};
 
-use super::dictionaries::attach;
+use super::dictionaries::{attach, has_dictionary};
 use super::fragment::{Checksums, FileName, FragmentInfo};
 use super::space::SpaceGuard;
 use super::writer::BatchPlace;
 use crate::error::{Error, Result};
+use crate::ipc::stored::Layout;
 
 /// Footer length and magic.
 const TAIL: usize = 10;
+/// Gaps up to this between columns are populated with them.
+const PAGE: usize = 4096;
 
 /// A map, and the claim on disk space that lasts as long as it.
 struct Owner {
@@ -124,43 +127,133 @@ impl Mapped {
         Ok(Self { owner, data, schema, blocks, dictionaries, checksums })
     }
 
-    /// Columns at `columns` (positions in this fragment) of batch `index`: populated, and checked where `verified` says
-    /// that they were not yet (or always, without `verified`).
+    /// Columns at `columns` (positions in this fragment) of batch `index`, as arrays; ready as [`Self::ready`] says.
     pub fn batch(&self, index: usize, columns: &[usize], verified: Option<&Verified>) -> Result<Vec<ArrayRef>> {
-        let damaged = |e: &dyn std::fmt::Display| Error::corrupt(format!("batch {index}: {e}"));
-        let block = self.blocks.get(index).ok_or_else(|| damaged(&"is not there"))?;
-        let sums = &self.checksums.batches[index];
-        let message = slice(&self.data, block).ok_or_else(|| damaged(&"is cut off"))?;
-        let header = &message[..block.metaDataLength() as usize];
-        if crc32c::crc32c(header) != sums.header {
-            return Err(damaged(&"its header's checksum differs"));
-        }
-        let parsed = root_as_message(&header[8..]).map_err(|e| damaged(&e))?;
-        let batch = parsed.header_as_record_batch().ok_or_else(|| damaged(&"is no record batch"))?;
-        let buffers = batch.buffers().ok_or_else(|| damaged(&"has no buffers"))?;
-        let body = message.slice(block.metaDataLength() as usize);
-        let body_at = block.offset() as usize + block.metaDataLength() as usize;
-        for &column in columns {
-            let before: usize = sums.columns[..column].iter().map(Vec::len).sum();
-            let crcs = &sums.columns[column];
-            let range = |i: usize| {
-                let buffer = (i < buffers.len()).then(|| buffers.get(i))?;
-                let (offset, length) = (usize::try_from(buffer.offset()).ok()?, usize::try_from(buffer.length()).ok()?);
-                offset.checked_add(length).filter(|end| *end <= body.len()).map(|end| offset..end)
-            };
-            if crcs.is_empty() {
+        let damaged = damage(index);
+        let message = self.message(index)?;
+        let batch = message.batch(index)?;
+        self.ready(index, &message, &batch, columns, verified)?;
+        // The decoder wants a projection in ascending order.
+        let mut ascending = columns.to_vec();
+        ascending.sort_unstable();
+        ascending.dedup();
+        let decoded = decode(&message.body, batch, self.schema.clone(), &self.dictionaries, Some(&ascending))
+            .map_err(|e| damaged(&e))?;
+        Ok(columns
+            .iter()
+            .filter_map(|c| ascending.binary_search(c).ok())
+            .map(|at| decoded.column(at).clone())
+            .collect())
+    }
+
+    /// Batch `index` as it is stored, its columns at `columns` ready as [`Self::ready`] says.
+    pub fn stored(&self, index: usize, columns: &[usize], verified: Option<&Verified>) -> Result<Layout> {
+        let message = self.message(index)?;
+        let batch = message.batch(index)?;
+        self.ready(index, &message, &batch, columns, verified)?;
+        let counts = self.checksums.batches[index].columns.iter().map(Vec::len);
+        Layout::new(&self.schema, batch, message.body.clone(), counts).map_err(|e| damage(index)(&e))
+    }
+
+    /// Checks the columns at `columns` in all batches where `verified` says that they were not yet. What was checked is
+    /// not touched.
+    pub fn verify(&self, columns: &[usize], verified: Option<&Verified>) -> Result<()> {
+        for index in 0..self.blocks.len() {
+            if verified.is_some_and(|v| columns.iter().all(|&c| v.get(index, c))) {
                 continue;
             }
-            let first = range(before).ok_or_else(|| damaged(&"a buffer is cut off"))?;
-            let last = range(before + crcs.len() - 1).ok_or_else(|| damaged(&"a buffer is cut off"))?;
-            populate(&self.owner.map, body_at + first.start, last.end.saturating_sub(first.start))
-                .map_err(|e| damaged(&e))?;
+            let message = self.message(index)?;
+            let batch = message.batch(index)?;
+            self.ready(index, &message, &batch, columns, verified)?;
+        }
+        Ok(())
+    }
+
+    /// Columns at `columns` without rows, for their dictionaries.
+    pub fn dictionaries(&self, columns: &[usize]) -> Result<Vec<ArrayRef>> {
+        let has = |c: usize| has_dictionary(&Schema::new(vec![self.schema.fields()[c].clone()]));
+        if self.blocks.is_empty() || !columns.iter().any(|&c| has(c)) {
+            return Ok(columns.iter().map(|&c| new_empty_array(self.schema.field(c).data_type())).collect());
+        }
+        let with: Vec<usize> = columns.iter().copied().filter(|&c| has(c)).collect();
+        let mut decoded = self.batch(0, &with, None)?.into_iter();
+        let one = |&c: &usize| match has(c) {
+            true => decoded.next().map(|array| array.slice(0, 0)),
+            false => Some(new_empty_array(self.schema.field(c).data_type())),
+        };
+        columns.iter().map(one).collect::<Option<_>>().ok_or_else(|| Error::internal("a dictionary is missing"))
+    }
+
+    fn message(&self, index: usize) -> Result<StoredMessage> {
+        let damaged = damage(index);
+        let block = self.blocks.get(index).ok_or_else(|| damaged(&"is not there"))?;
+        let message = slice(&self.data, block).ok_or_else(|| damaged(&"is cut off"))?;
+        let header = message.slice_with_length(0, block.metaDataLength() as usize);
+        if crc32c::crc32c(&header) != self.checksums.batches[index].header {
+            return Err(damaged(&"its header's checksum differs"));
+        }
+        let body = message.slice(block.metaDataLength() as usize);
+        Ok(StoredMessage { header, body, body_at: block.offset() as usize + block.metaDataLength() as usize })
+    }
+
+    /// Populates the columns at `columns`, and compares their checksums where `verified` says that they were not yet
+    /// (or always, without `verified`).
+    fn ready(
+        &self,
+        index: usize,
+        message: &StoredMessage,
+        batch: &arrow_ipc::RecordBatch<'_>,
+        columns: &[usize],
+        verified: Option<&Verified>,
+    ) -> Result<()> {
+        let damaged = damage(index);
+        let sums = &self.checksums.batches[index];
+        let buffers = batch.buffers().ok_or_else(|| damaged(&"has no buffers"))?;
+        let range = |i: usize| {
+            let buffer = (i < buffers.len()).then(|| buffers.get(i))?;
+            let (offset, length) = (usize::try_from(buffer.offset()).ok()?, usize::try_from(buffer.length()).ok()?);
+            offset.checked_add(length).filter(|end| *end <= message.body.len()).map(|end| offset..end)
+        };
+        let mut before = Vec::with_capacity(sums.columns.len());
+        let mut sum = 0;
+        for column in &sums.columns {
+            before.push(sum);
+            sum += column.len();
+        }
+        let mut ascending = columns.to_vec();
+        ascending.sort_unstable();
+        // Columns that lie side by side are populated by one call.
+        let mut run: Option<std::ops::Range<usize>> = None;
+        let populate = |run: std::ops::Range<usize>| {
+            populate(&self.owner.map, message.body_at + run.start, run.len()).map_err(|e| damaged(&e))
+        };
+        for &column in &ascending {
+            let count = sums.columns[column].len();
+            if count == 0 {
+                continue;
+            }
+            let first = range(before[column]).ok_or_else(|| damaged(&"a buffer is cut off"))?;
+            let last = range(before[column] + count - 1).ok_or_else(|| damaged(&"a buffer is cut off"))?;
+            let (start, end) = (first.start, last.end.max(first.start));
+            match &mut run {
+                Some(run) if start >= run.start && start <= run.end + PAGE => run.end = run.end.max(end),
+                _ => {
+                    if let Some(done) = run.replace(start..end) {
+                        populate(done)?;
+                    }
+                }
+            }
+        }
+        if let Some(run) = run {
+            populate(run)?;
+        }
+        for &column in columns {
             if verified.is_some_and(|v| v.get(index, column)) {
                 continue;
             }
-            for (nth, crc) in crcs.iter().enumerate() {
-                let range = range(before + nth).ok_or_else(|| damaged(&"a buffer is cut off"))?;
-                if crc32c::crc32c(&body[range]) != *crc {
+            for (nth, crc) in sums.columns[column].iter().enumerate() {
+                let range = range(before[column] + nth).ok_or_else(|| damaged(&"a buffer is cut off"))?;
+                if crc32c::crc32c(&message.body[range]) != *crc {
                     return Err(damaged(&format!("a checksum of column {} differs", self.schema.field(column).name())));
                 }
             }
@@ -168,18 +261,28 @@ impl Mapped {
                 verified.set(index, column);
             }
         }
-        // The decoder wants a projection in ascending order.
-        let mut ascending = columns.to_vec();
-        ascending.sort_unstable();
-        ascending.dedup();
-        let decoded =
-            decode(&body, batch, self.schema.clone(), &self.dictionaries, Some(&ascending)).map_err(|e| damaged(&e))?;
-        Ok(columns
-            .iter()
-            .filter_map(|c| ascending.binary_search(c).ok())
-            .map(|at| decoded.column(at).clone())
-            .collect())
+        Ok(())
     }
+}
+
+/// A batch's message in the map, its header checked.
+struct StoredMessage {
+    header: Buffer,
+    body: Buffer,
+    /// Where the body starts in the file.
+    body_at: usize,
+}
+
+impl StoredMessage {
+    fn batch(&self, index: usize) -> Result<arrow_ipc::RecordBatch<'_>> {
+        let parsed = root_as_message(&self.header[8..]).map_err(|e| damage(index)(&e))?;
+        parsed.header_as_record_batch().ok_or_else(|| damage(index)(&"is no record batch"))
+    }
+}
+
+/// Errors of a batch that is not as it was written.
+fn damage(index: usize) -> impl Fn(&dyn std::fmt::Display) -> Error {
+    move |e| Error::corrupt(format!("batch {index}: {e}"))
 }
 
 /// `Bytes::from_owner` wants to own: this owns a share.

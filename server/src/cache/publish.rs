@@ -59,7 +59,7 @@ impl Inner {
         let guard = EndGuard(self.clone(), fill.clone(), key);
         let columns: Vec<usize> = fill.columns.iter().map(|&c| c as usize).collect();
         let written = match self.decoder.open(Lane::Fill, &object, &request.footer, request.run, &columns).await {
-            Ok(batches) => fill.write(batches, self.metrics.clone()).await,
+            Ok(batches) => fill.write(batches, self.settings.compression, self.metrics.clone()).await,
             Err(error) => Err(WriteError::Batch(error)),
         };
         let ended = match written {
@@ -206,8 +206,8 @@ impl Inner {
         let request = ReadRequest { columns: columns.clone(), ..request };
         let mut reader = Cache(self.clone()).read(request.clone()).await?;
         let made = {
-            let path = path.clone();
-            off_async(move || FragmentWriter::create(&path, schema)).await?.map_err(disk)
+            let (path, codec) = (path.clone(), self.settings.compression);
+            off_async(move || FragmentWriter::create(&path, schema, codec)).await?.map_err(disk)
         };
         let merged = async {
             let mut writer = made?;

@@ -46,15 +46,15 @@ impl ReadRequest {
 }
 
 /// One of the places the columns come from.
-struct Part {
-    source: Source,
+pub(super) struct Part {
+    pub(super) source: Source,
     /// The object's ordinals of the columns taken from here.
-    columns: Vec<u32>,
+    pub(super) columns: Vec<u32>,
     /// Their positions in the source.
-    positions: Vec<usize>,
+    pub(super) positions: Vec<usize>,
 }
 
-enum Source {
+pub(super) enum Source {
     Fragment(Arc<Fragment>),
     Fill(Arc<Fill>),
     /// Straight from the origin, for this reader alone; the next batch it will decode.
@@ -73,10 +73,10 @@ pub enum Warmed {
 
 /// The batches of one row group.
 pub struct RunReader {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     request: ReadRequest,
     schema: SchemaRef,
-    parts: Vec<Part>,
+    pub(super) parts: Vec<Part>,
     hit: bool,
 }
 
@@ -214,7 +214,7 @@ impl Inner {
         (Some(fill), gone)
     }
 
-    fn open_map(&self, fragment: &Fragment) -> Result<Arc<Mapped>> {
+    pub(super) fn open_map(&self, fragment: &Fragment) -> Result<Arc<Mapped>> {
         if let Some(entry) = self.maps.get(&fragment.id) {
             return Ok(entry.value().clone());
         }
@@ -231,7 +231,7 @@ impl Inner {
     }
 
     /// Removes a damaged fragment, whoever finds it first.
-    fn discard(&self, key: RunKey, fragment: &Arc<Fragment>, why: &Error) {
+    pub(super) fn discard(&self, key: RunKey, fragment: &Arc<Fragment>, why: &Error) {
         let mut state = self.state.lock();
         if state.index.remove_fragment(&key, fragment.id).is_none() {
             return;
@@ -260,6 +260,18 @@ impl RunReader {
 
     pub fn batches(&self) -> u32 {
         self.request.run.batches()
+    }
+
+    pub(super) fn key(&self) -> Result<RunKey> {
+        self.request.run_key().ok_or_else(|| Error::internal("a fragment of an object without identity"))
+    }
+
+    pub(super) fn wanted(&self) -> &[u32] {
+        &self.request.columns
+    }
+
+    pub fn id(&self) -> String {
+        self.request.id()
     }
 
     /// The object's own types, for the columns asked for.
@@ -357,7 +369,7 @@ impl RunReader {
     }
 
     /// Finds other sources for a part that can't be read: through the cache again, or straight from the origin.
-    fn replace(&mut self, part: usize, cached: bool) -> Result<Option<Vec<ArrayRef>>> {
+    pub(super) fn replace(&mut self, part: usize, cached: bool) -> Result<Option<Vec<ArrayRef>>> {
         let columns = self.parts[part].columns.clone();
         let others = if cached {
             self.inner.sources(&self.request, &columns, true)?

@@ -8,18 +8,17 @@ use std::io::{IoSlice, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_data::ArrayData;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_ipc::convert::{IpcSchemaEncoder, metadata_to_fb};
 use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
-use arrow_ipc::{Block, FooterBuilder, MessageHeader, MetadataVersion, root_as_message};
-use arrow_schema::{DataType, SchemaRef};
+use arrow_ipc::{Block, CompressionType, FooterBuilder, MessageHeader, MetadataVersion, root_as_message};
+use arrow_schema::SchemaRef;
 use flatbuffers::FlatBufferBuilder;
 
 use super::dictionaries::{Unifiers, attach};
 use super::fragment::{BatchChecksums, Checksums, FragmentInfo};
 use crate::error::{Error, Result};
-use crate::ipc::{ALIGNMENT, Encoder, Message};
+use crate::ipc::{ALIGNMENT, Encoder, Message, buffer_counts};
 
 const MAGIC: &[u8; 6] = b"ARROW1";
 
@@ -64,10 +63,10 @@ pub struct FragmentWriter {
 
 impl FragmentWriter {
     /// Starts a file at `path`, which must not exist.
-    pub fn create(path: &Path, schema: SchemaRef) -> Result<Self, WriteError> {
+    pub fn create(path: &Path, schema: SchemaRef, codec: Option<CompressionType>) -> Result<Self, WriteError> {
         let file = File::options().read(true).write(true).create_new(true).open(path)?;
         let unifiers = super::dictionaries::has_dictionary(&schema).then(|| Unifiers::new(&schema));
-        let encoder = Encoder::new(unifiers.as_ref().map_or(&schema, |u| u.stripped()))?;
+        let encoder = Encoder::compressing(unifiers.as_ref().map_or(&schema, |u| u.stripped()), codec)?;
         let mut writer = Self {
             file: Arc::new(file),
             schema,
@@ -223,11 +222,9 @@ fn checksums(message: &Message, batch: &RecordBatch) -> Result<BatchChecksums, W
     let header = crc32c::crc32c_append(crc32c::crc32c(&message.prefix()), &message.header);
     let mut body = Body { parts: &message.body, index: 0, start: 0 };
     let mut next = buffers.iter();
-    let columns = batch
-        .columns()
-        .iter()
-        .map(|column| {
-            (0..buffer_count(&column.to_data()))
+    let columns = buffer_counts(batch)
+        .map(|count| {
+            (0..count)
                 .map(|_| {
                     let buffer = next.next().ok_or_else(|| bad("has too few buffers"))?;
                     body.crc(buffer.offset() as usize, buffer.length() as usize).ok_or_else(|| bad("is cut off"))
@@ -239,19 +236,6 @@ fn checksums(message: &Message, batch: &RecordBatch) -> Result<BatchChecksums, W
         return Err(bad("has too many buffers"));
     }
     Ok(BatchChecksums { header, columns })
-}
-
-/// How many buffers an array has in an IPC body.
-pub fn buffer_count(data: &ArrayData) -> usize {
-    let validity = match data.data_type() {
-        DataType::Null | DataType::Union(_, _) | DataType::RunEndEncoded(_, _) => 0,
-        _ => 1,
-    };
-    let children: usize = match data.data_type() {
-        DataType::Dictionary(_, _) => 0,
-        _ => data.child_data().iter().map(buffer_count).sum(),
-    };
-    validity + data.buffers().len() + children
 }
 
 /// Walks a body's parts from front to back.

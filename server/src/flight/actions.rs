@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{Stream, stream};
 use prost::Message;
-use roost_proto::v1::{CacheDirectory, CacheStats, DatasetRequest, EvictResult, Job, PinResult, WarmRequest};
+use roost_proto::v1::{CacheDirectory, CacheStats, DatasetRequest, EvictResult, Job, MapDoor, PinResult, WarmRequest};
 
 use super::{Node, warm};
 use crate::error::{Error, ErrorKind, Result};
 
-pub const ACTIONS: [(&str, &str); 5] = [
+pub const ACTIONS: [(&str, &str); 6] = [
     (
         "roost.warm",
         "Fills the cache with a data set. Body: roost.v1.WarmRequest. Results: roost.v1.WarmProgress, the last with finished.",
@@ -19,6 +19,10 @@ pub const ACTIONS: [(&str, &str); 5] = [
     ("roost.evict", "Removes a data set from the cache. Body: roost.v1.DatasetRequest. Result: roost.v1.EvictResult."),
     ("roost.pin", "Keeps a data set until it is unpinned. Body: roost.v1.DatasetRequest. Result: roost.v1.PinResult."),
     ("roost.unpin", "Ends a pin. Body: roost.v1.DatasetRequest. Result: roost.v1.PinResult."),
+    (
+        "roost.map",
+        "Where clients on the node's host map tickets instead of streaming them. Body: empty. Result: roost.v1.MapDoor.",
+    ),
     ("roost.stat", "What the cache has and did. Body: empty. Result: roost.v1.CacheStats."),
 ];
 
@@ -36,6 +40,7 @@ pub async fn act(node: Arc<Node>, name: &str, body: Bytes) -> Result<Results> {
             let url = url_of(&node, &decode::<DatasetRequest>(name, body)?).await?;
             Ok(one(&PinResult { pinned: node.cache.pin(&url, name == "roost.pin").await? }))
         }
+        "roost.map" => Ok(one(&MapDoor { socket: node.socket.clone().unwrap_or_default() })),
         "roost.stat" => Ok(one(&stat(&node))),
         other => {
             let known: Vec<_> = ACTIONS.iter().map(|(name, _)| *name).collect();

@@ -35,6 +35,15 @@ enum Step {
     Null,
 }
 
+/// Where a column's values come from, for readers that have the files.
+pub enum Values {
+    /// The read column at this position.
+    Read(usize),
+    /// One row that is repeated.
+    Constant(ArrayRef),
+    Null,
+}
+
 impl Adapter {
     /// For batches of `object` (all its columns) served as `target`.
     pub fn new(url: &str, base: &str, object: &Schema, target: SchemaRef) -> Result<Self> {
@@ -72,6 +81,25 @@ impl Adapter {
     /// Whether adapting costs more than a new schema.
     pub fn is_work(&self) -> bool {
         self.steps.iter().any(|step| !matches!(step, Step::Column(_) | Step::Rename(_)))
+    }
+
+    /// Where each of the target's columns comes from; `None`: values are changed on the way.
+    pub fn sources(&self) -> Option<Vec<Values>> {
+        let sources = self.steps.iter().zip(self.target.fields()).map(|(step, field)| match step {
+            Step::Column(at) => Some(Values::Read(*at)),
+            Step::Null => Some(Values::Null),
+            Step::Partition => match hive::column(&self.base, &self.url, field, 1) {
+                Ok(Some(value)) => Some(Values::Constant(value)),
+                Ok(None) => Some(Values::Null),
+                Err(_) => None,
+            },
+            Step::Rename(_) | Step::Cast(_) => None,
+        });
+        sources.collect()
+    }
+
+    pub fn target(&self) -> &SchemaRef {
+        &self.target
     }
 
     pub fn adapt(&self, batch: &RecordBatch) -> Result<RecordBatch> {

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::MessageHeader;
-use arrow_schema::SchemaRef;
+use arrow_schema::{ArrowError, SchemaRef};
 use bytes::Bytes;
-use prost::Message;
+use prost::Message as _;
 use roost_proto::v1::{BatchPosition, TicketPayload, TicketPiece};
 use tokio::sync::mpsc;
 
 use super::Node;
 use super::adapt::Adapter;
-use crate::cache::{JobGuard, ReadRequest, RunReader};
+use crate::cache::{JobGuard, ReadRequest, RunReader, has_dictionary};
 use crate::dataset::schema::ipc_message;
-use crate::dataset::{Validated, off_async};
+use crate::dataset::{Run, Validated, off_async};
 use crate::error::{Error, Result};
-use crate::ipc::Encoder;
+use crate::ipc::{Encoder, Message};
 use crate::origin::ObjectKey;
 use crate::plan::{ordinals, project_schema};
 
@@ -43,40 +43,86 @@ pub struct Outgoing {
     pub rows: usize,
 }
 
+impl Outgoing {
+    /// `rows` and `position` are those of the batch; a dictionary has neither.
+    fn new(message: Message, rows: usize, position: BatchPosition) -> Self {
+        let is_batch = message.kind == MessageHeader::RecordBatch;
+        Self {
+            header: message.header.into(),
+            app_metadata: if is_batch { position.encode_to_vec().into() } else { Bytes::new() },
+            body: message.body,
+            body_len: message.body_len,
+            rows: if is_batch { rows } else { 0 },
+        }
+    }
+}
+
+fn unencoded(error: ArrowError) -> Error {
+    Error::internal(format!("a batch can't be encoded: {error}"))
+}
+
 /// Messages read ahead of the socket.
 const AHEAD: usize = 1;
 
+/// A ticket, accepted: it is genuine, its schema is known, it has a place, and what it reads is held.
+pub struct Order {
+    pub node: Arc<Node>,
+    pub payload: TicketPayload,
+    /// Behind which batch to start.
+    pub after: Option<BatchPosition>,
+    pub schema: SchemaRef,
+    serving: Serving,
+}
+
+impl Order {
+    pub async fn accept(node: Arc<Node>, ticket: &Bytes) -> Result<Self> {
+        let (payload, after) = node.keys.verify(ticket)?;
+        let permit = node.streams.clone().try_acquire_owned().map_err(|_| {
+            Error::exhausted(format!(
+                "this node already serves {} streams, its limit (--max-streams): read fewer tickets at a time",
+                node.max_streams
+            ))
+        })?;
+        let fingerprint = payload.schema.as_ref().try_into().map_err(|_| Error::invalid("the ticket has no schema"))?;
+        let schema = node.catalog.schema(fingerprint, &payload.dataset).await?;
+        let schema = match &payload.columns {
+            Some(projection) => {
+                let ordinals = ordinals(&schema, &projection.names)?;
+                project_schema(&schema, &ordinals)
+            }
+            None => schema,
+        };
+        if after.is_some_and(|position| position.piece as usize >= payload.pieces.len()) {
+            return Err(Error::invalid("the ticket is to be resumed behind its end"));
+        }
+        // What the ticket reads is held from here on: the fills that follow decide by it.
+        let demand = node.catalog.known(&payload.dataset).map_or(0, |s| s.disk_bytes());
+        let job = node.cache.begin(&payload.job, &payload.dataset, demand);
+        let serving = Serving::new(&node, permit, job);
+        Ok(Self { node, payload, after, schema, serving })
+    }
+
+    /// Opens a piece: its object is as it was planned, its columns are found or their fill is under way.
+    pub async fn open(&self, piece: &TicketPiece) -> Result<Opened> {
+        open(&self.node, &self.payload, piece, self.schema.clone()).await
+    }
+
+    /// How a piece's rows are packed. Reads none of them.
+    pub async fn run(&self, piece: &TicketPiece) -> Result<Run> {
+        Ok(locate(&self.node, &self.payload, piece, self.schema.clone()).await?.1)
+    }
+}
+
 /// Starts to stream a ticket. Errors that are known at once are returned; later ones end the stream.
 pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Result<Item>>> {
-    let (payload, after) = node.keys.verify(&ticket)?;
-    let permit = node.streams.clone().try_acquire_owned().map_err(|_| {
-        Error::exhausted(format!(
-            "this node already serves {} streams, its limit (--max-streams): read fewer tickets at a time",
-            node.max_streams
-        ))
-    })?;
-    let fingerprint = payload.schema.as_ref().try_into().map_err(|_| Error::invalid("the ticket has no schema"))?;
-    let schema = node.catalog.schema(fingerprint, &payload.dataset).await?;
-    let schema = match &payload.columns {
-        Some(projection) => {
-            let ordinals = ordinals(&schema, &projection.names)?;
-            project_schema(&schema, &ordinals)
-        }
-        None => schema,
-    };
-    let first = after.map_or(0, |position| position.piece as usize);
-    if after.is_some() && first >= payload.pieces.len() {
-        return Err(Error::invalid("the ticket is to be resumed behind its end"));
-    }
-    // What the ticket reads is held from here on: the fills that follow decide by it.
-    let demand = node.catalog.known(&payload.dataset).map_or(0, |s| s.disk_bytes());
-    let job = node.cache.begin(&payload.job, &payload.dataset, demand);
+    let order = Order::accept(node, &ticket).await?;
+    let first = order.after.map_or(0, |position| position.piece as usize);
     // The first piece is opened before the stream begins, so that most errors are the call's own.
-    let opened = match payload.pieces.get(first) {
-        Some(piece) => Some(open(&node, &payload, piece, schema.clone()).await?),
+    let opened = match order.payload.pieces.get(first) {
+        Some(piece) => Some(order.open(piece).await?),
         None => None,
     };
-    if let (Some(position), Some(opened)) = (after, &opened)
+    if let (Some(position), Some(opened)) = (order.after, &opened)
         && position.batch >= opened.reader.batches()
     {
         return Err(Error::invalid(format!(
@@ -87,7 +133,7 @@ pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Res
     }
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
-        let _serving = Serving::new(&node, permit, job);
+        let Order { node, payload, after, schema, serving: _serving } = order;
         let pumped = tokio::select! {
             pumped = pump(&node, &payload, after, schema, opened, &sender) => pumped,
             // A reader that leaves frees its place at once, also while a fill waits for the origin.
@@ -161,10 +207,16 @@ async fn pump(
             }
             // The place is taken before the batch is read: a slow reader holds two batches, not three.
             let Ok(place) = sender.reserve().await else { return Ok(()) };
-            let read = current.reader.batch(batch).await?;
             let position = BatchPosition { piece: index as u32, batch, row_group: piece.row_group };
-            let (outgoing, used) = current.encode(read, take as usize, position, encoder).await?;
-            encoder = used;
+            let outgoing = match current.stored(batch, take, position, &mut encoder).await? {
+                Some(outgoing) => outgoing,
+                None => {
+                    let read = current.reader.batch(batch).await?;
+                    let (outgoing, used) = current.encode(read, take as usize, position, encoder).await?;
+                    encoder = used;
+                    outgoing
+                }
+            };
             let mut place = Some(place);
             for message in outgoing {
                 node.metrics.served_bytes.inc_by(message.body_len as u64);
@@ -202,15 +254,43 @@ impl<T> Drop for AbortOnDrop<T> {
 }
 
 /// A row group, open, and how it is served.
-struct Opened {
-    reader: RunReader,
-    adapter: Arc<Adapter>,
-    run: crate::dataset::Run,
+pub struct Opened {
+    pub reader: RunReader,
+    pub adapter: Arc<Adapter>,
+    pub run: Run,
+    /// The fragments whose dictionaries the stream has; empty: unknown.
+    dictionaries_of: Vec<u64>,
 }
 
 impl Opened {
     fn rows_of(&self, batch: u32) -> u64 {
         self.run.rows_of(batch)
+    }
+
+    /// A whole batch as it lies in the files, behind the dictionaries that are new with it. `None`: it must be encoded.
+    async fn stored(
+        &mut self,
+        batch: u32,
+        take: u64,
+        position: BatchPosition,
+        encoder: &mut Encoder,
+    ) -> Result<Option<Vec<Outgoing>>> {
+        if self.adapter.is_work() || take != self.rows_of(batch) {
+            return Ok(None);
+        }
+        let ids = self.reader.fragment_ids();
+        let Some(message) = self.reader.stored(batch).await? else { return Ok(None) };
+        let mut outgoing = Vec::with_capacity(1);
+        if has_dictionary(self.adapter.target()) && self.dictionaries_of != ids {
+            let Some(none) = self.reader.dictionaries().await? else { return Ok(None) };
+            // The encoder knows which dictionaries the stream has already; the batch without rows stays here.
+            let messages = encoder.encode(&self.adapter.adapt(&none)?).map_err(unencoded)?;
+            let dictionaries = messages.into_iter().filter(|m| m.kind == MessageHeader::DictionaryBatch);
+            outgoing.extend(dictionaries.map(|message| Outgoing::new(message, 0, position)));
+            self.dictionaries_of = ids;
+        }
+        outgoing.push(Outgoing::new(message, take as usize, position));
+        Ok(Some(outgoing))
     }
 
     async fn encode(
@@ -220,27 +300,15 @@ impl Opened {
         position: BatchPosition,
         mut encoder: Encoder,
     ) -> Result<(Vec<Outgoing>, Encoder)> {
+        self.dictionaries_of.clear();
         let adapter = self.adapter.clone();
         let work = move || {
             let batch = if take < batch.num_rows() { batch.slice(0, take) } else { batch };
             let batch = adapter.adapt(&batch)?;
             let rows = batch.num_rows();
-            let messages =
-                encoder.encode(&batch).map_err(|e| Error::internal(format!("a batch can't be encoded: {e}")))?;
-            let outgoing = messages
-                .into_iter()
-                .filter(|m| m.kind != MessageHeader::Schema)
-                .map(|message| {
-                    let is_batch = message.kind == MessageHeader::RecordBatch;
-                    Outgoing {
-                        header: message.header.into(),
-                        app_metadata: if is_batch { position.encode_to_vec().into() } else { Bytes::new() },
-                        body: message.body,
-                        body_len: message.body_len,
-                        rows: if is_batch { rows } else { 0 },
-                    }
-                })
-                .collect();
+            let messages = encoder.encode(&batch).map_err(unencoded)?;
+            let outgoing = messages.into_iter().filter(|m| m.kind != MessageHeader::Schema);
+            let outgoing = outgoing.map(|message| Outgoing::new(message, rows, position)).collect();
             Ok((outgoing, encoder))
         };
         // Encoding whole batches makes a header and shares the rest: it is not worth another thread.
@@ -250,6 +318,18 @@ impl Opened {
 }
 
 async fn open(node: &Node, payload: &TicketPayload, piece: &TicketPiece, schema: SchemaRef) -> Result<Opened> {
+    let (request, run, adapter) = locate(node, payload, piece, schema).await?;
+    let reader = node.cache.read(request).await?;
+    Ok(Opened { reader, adapter, run, dictionaries_of: Vec::new() })
+}
+
+/// Finds a piece's object and row groups as they were planned.
+async fn locate(
+    node: &Node,
+    payload: &TicketPayload,
+    piece: &TicketPiece,
+    schema: SchemaRef,
+) -> Result<(ReadRequest, Run, Arc<Adapter>)> {
     let url: Arc<str> = format!("{}{}", payload.base, piece.suffix).into();
     let key: Option<ObjectKey> = match piece.object.len() {
         0 => None,
@@ -298,6 +378,5 @@ async fn open(node: &Node, payload: &TicketPayload, piece: &TicketPiece, schema:
         columns: adapter.columns.clone(),
         dataset: payload.dataset.as_str().into(),
     };
-    let reader = node.cache.read(request).await?;
-    Ok(Opened { reader, adapter, run })
+    Ok((request, run, adapter))
 }

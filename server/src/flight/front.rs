@@ -31,6 +31,8 @@ use crate::plan::ticket::TICKET_MAX;
 const PATH: &str = "/arrow.flight.protocol.FlightService/DoGet";
 /// Parts up to this size are copied into one frame; larger ones go out as they lie.
 const COPY_MAX: usize = 16 << 10;
+/// What memory that `malloc` gives is aligned to.
+const MALLOC_ALIGNMENT: usize = 16;
 
 /// Puts DoGet in front of a tonic server.
 #[derive(Clone)]
@@ -231,9 +233,11 @@ impl HttpBody for StreamBody {
 /// A FlightData message as the parts it is sent in.
 fn frames(outgoing: Outgoing) -> Result<VecDeque<Bytes>> {
     // FlightData: data_header = 2, app_metadata = 3, data_body = 1000; all are length-delimited.
-    let mut fields = BytesMut::with_capacity(outgoing.header.len() + outgoing.app_metadata.len() + 64);
-    put_field(&mut fields, 2, outgoing.header.len());
+    let mut fields = BytesMut::with_capacity(outgoing.header.len() + outgoing.app_metadata.len() + 192);
+    let padding = padding(&outgoing);
+    put_field(&mut fields, 2, outgoing.header.len() + padding);
     fields.extend_from_slice(&outgoing.header);
+    fields.put_bytes(0, padding);
     if !outgoing.app_metadata.is_empty() {
         put_field(&mut fields, 3, outgoing.app_metadata.len());
         fields.extend_from_slice(&outgoing.app_metadata);
@@ -264,6 +268,27 @@ fn frames(outgoing: Outgoing) -> Result<VecDeque<Bytes>> {
         frames.push_back(small.freeze());
     }
     Ok(frames)
+}
+
+/// Zeros to put behind the header, which ends where its own tables do, so that the body's buffers come to lie aligned in
+/// the reader's memory: gRPC for C++, and so pyarrow, receives a message into one piece of `malloc`'s memory.
+fn padding(outgoing: &Outgoing) -> usize {
+    if outgoing.body_len == 0 {
+        return 0;
+    }
+    let field = |number: u32, length: usize| {
+        prost::encoding::key_len(number) + prost::encoding::encoded_len_varint(length as u64)
+    };
+    let metadata = match outgoing.app_metadata.len() {
+        0 => 0,
+        length => field(3, length) + length,
+    };
+    let before = |padding: usize| {
+        let header = outgoing.header.len() + padding;
+        field(2, header) + header + metadata + field(1000, outgoing.body_len)
+    };
+    // A longer header may need a longer length: trying is simpler than solving.
+    (0..2 * MALLOC_ALIGNMENT).find(|padding| before(*padding) % MALLOC_ALIGNMENT == 0).unwrap_or(0)
 }
 
 struct Shared(Buffer);
@@ -303,7 +328,9 @@ mod tests {
         assert_eq!(joined[0], 0);
         assert_eq!(u32::from_be_bytes(joined[1..5].try_into().unwrap()) as usize, joined.len() - 5);
         let data = FlightData::decode(&joined[5..]).unwrap();
-        assert_eq!(data.data_header.as_ref(), b"header");
+        assert!(data.data_header.starts_with(b"header"));
+        assert!(data.data_header[6..].iter().all(|byte| *byte == 0));
+        assert_eq!((joined.len() - 5 - expected.len()) % MALLOC_ALIGNMENT, 0, "the body starts aligned");
         assert_eq!(data.app_metadata.as_ref(), b"meta");
         assert_eq!(data.data_body.as_ref(), expected);
     }

@@ -13,14 +13,18 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
 use prost::Message;
 use prost::Name;
-use roost_proto::v1::{CachedDataset, PlanRequest};
+use roost_proto::v1::{self, CachedDataset, PlanRequest};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::doget::{Item, Outgoing};
 use super::{Node, actions, doget};
+use crate::cache::RunKey;
 use crate::dataset::schema::ipc_message;
+use crate::dataset::{Run, SnapshotObject};
 use crate::error::{Error, Result};
-use crate::plan::{self, Page, Query};
+use crate::plan::order::{Shuffle, Shuffling};
+use crate::plan::shard::{Even, Shard};
+use crate::plan::{self, Page, Query, explain};
 
 /// The service; one per node.
 pub struct FlightDoor {
@@ -67,12 +71,12 @@ impl FlightDoor {
 /// A field that this version does not know may change what is to be read: leaving it out would answer other rows.
 fn refuse_unknown_fields(message: &[u8]) -> Result<()> {
     use prost::encoding::{DecodeContext, decode_key, skip_field};
-    const KNOWN: std::ops::RangeInclusive<u32> = 1..=7;
+    const KNOWN: [std::ops::RangeInclusive<u32>; 2] = [1..=7, 20..=30];
     let unreadable = |e| Error::invalid(format!("the PlanRequest can't be read: {e}"));
     let mut rest = message;
     while !rest.is_empty() {
         let (field, wire) = decode_key(&mut rest).map_err(unreadable)?;
-        if !KNOWN.contains(&field) {
+        if !KNOWN.iter().any(|known| known.contains(&field)) {
             return Err(Error::unsupported(format!(
                 "the PlanRequest has a field {field}, which this node does not know: it is older than the client; \
                  upgrade the node or leave out what is new"
@@ -89,15 +93,57 @@ pub async fn plan_page(node: &Node, request: &PlanRequest, pack: bool) -> Result
         return Err(Error::invalid("the plan's url is empty"));
     }
     let snapshot = node.catalog.snapshot(&request.url, request.refresh).await?;
-    let query = Query {
+    let query = query_of(request, pack)?;
+    let explained = request.want_explain.then(|| {
+        let columns = explain::wanted(&snapshot, &query)?;
+        Ok::<_, Error>(node.cache.complete(&snapshot.base, &columns))
+    });
+    let cached = explained.transpose()?;
+    let location = node.locations.first().cloned().unwrap_or_default();
+    crate::dataset::off_async(move || {
+        let mut page = plan::page(&snapshot, &query)?;
+        if let Some(cached) = cached {
+            let has = |object: &SnapshotObject, run: Run| {
+                object.key.is_some_and(|object| cached.contains(&RunKey { object, first: run.first }))
+            };
+            page.info.explain = Some(explain::explain(&snapshot, &query, &location, has)?);
+        }
+        Ok(page)
+    })
+    .await?
+}
+
+fn query_of(request: &PlanRequest, pack: bool) -> Result<Query> {
+    let unknown = |what: &str, value: i32| {
+        Error::unsupported(format!("this node does not know {what} {value}: it is older than the client; upgrade it"))
+    };
+    let shuffle = match v1::Shuffle::try_from(request.shuffle) {
+        Ok(v1::Shuffle::None) => Shuffle::None,
+        Ok(v1::Shuffle::RowGroups) => Shuffle::RowGroups,
+        Ok(v1::Shuffle::Rows) => Shuffle::Rows,
+        Err(_) => return Err(unknown("shuffle", request.shuffle)),
+    };
+    let even = match v1::Even::try_from(request.even) {
+        Ok(v1::Even::None) => Even::None,
+        Ok(v1::Even::Drop) => Even::Drop,
+        Ok(v1::Even::Repeat) => Even::Repeat,
+        Err(_) => return Err(unknown("even", request.even)),
+    };
+    let shard = Shard::new(request.rank, request.world_size)?;
+    Ok(Query {
         columns: request.columns.clone().map(|p| p.names),
+        order: Shuffling { shuffle, seed: request.seed, epoch: request.epoch, block: request.block },
+        skip: request.skip,
         limit: request.limit,
+        shard: (request.world_size > 0).then_some(shard),
+        even,
+        blocks: request.blocks.clone(),
         from: request.from,
         count: request.count,
         job: request.job.clone(),
         pack,
-    };
-    crate::dataset::off_async(move || plan::page(&snapshot, &query)).await?
+        block_rows: request.want_block_rows,
+    })
 }
 
 fn flight_data(message: Outgoing) -> FlightData {
@@ -138,12 +184,14 @@ impl FlightService for FlightDoor {
         let (_, page) = self.plan(&descriptor).await?;
         let node = self.node.clone();
         let info = crate::dataset::off_async(move || {
+            let locations: Vec<_> =
+                node.locations.iter().map(|uri| arrow_flight::Location { uri: uri.clone() }).collect();
             let endpoint = page
                 .tickets
                 .iter()
                 .map(|(payload, info)| FlightEndpoint {
                     ticket: Some(Ticket { ticket: node.keys.sign(payload) }),
-                    location: vec![arrow_flight::Location { uri: node.location.clone() }],
+                    location: locations.clone(),
                     expiration_time: None,
                     app_metadata: info.encode_to_vec().into(),
                 })
@@ -210,7 +258,7 @@ impl FlightService for FlightDoor {
                     bytes: cached.bytes,
                     pinned: cached.pinned,
                     held: cached.held,
-                    row_groups_total: known.as_ref().map_or(0, |s| s.runs_within(s.rows)),
+                    row_groups_total: known.as_ref().map_or(0, |s| s.runs()),
                     bytes_total: known.as_ref().map_or(0, |s| s.bytes),
                 };
                 let empty = Schema::empty();

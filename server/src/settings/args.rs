@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 
 use super::units::parse_duration;
-use super::{Amount, LogFormat, Settings, Verify, parse_bytes};
+use super::{Amount, Compression, LogFormat, Settings, Verify, parse_bytes};
 use crate::error::Result;
 
 const NOTES: &str = "\
@@ -52,6 +52,19 @@ pub struct ServeArgs {
     #[arg(long, env = "ROOST_ADVERTISE", value_name = "HOST[:PORT]", help_heading = "Addresses")]
     pub advertise: Option<String>,
 
+    /// Unix socket for clients on this host, "auto" or "off" [default: auto]
+    ///
+    /// "auto" is roost.sock in the first cache directory. Clients on the host map cached data through it, or stream over
+    /// it, and find it by themselves.
+    #[arg(long, env = "ROOST_SOCKET", value_name = "PATH|auto|off", help_heading = "Addresses")]
+    pub socket: Option<String>,
+
+    /// Permissions of the unix socket, in octal [default: 666]
+    ///
+    /// Whoever may write to the socket can read all that the node can read.
+    #[arg(long, env = "ROOST_SOCKET_MODE", value_name = "MODE", help_heading = "Access")]
+    pub socket_mode: Option<String>,
+
     /// Allow addresses that other machines reach [default: false]
     ///
     /// Nothing asks callers who they are: whoever reaches the node can read all that the node can read.
@@ -87,6 +100,13 @@ pub struct ServeArgs {
     /// Compare a fragment's checksums on its first use after a start, or on every use [default: first]
     #[arg(long, env = "ROOST_VERIFY", value_name = "WHEN", help_heading = "Cache")]
     pub verify: Option<Verify>,
+
+    /// How new fragments are compressed [default: none]
+    ///
+    /// Without compression reads copy nothing, and nothing is faster as long as the page cache or the disk keep up.
+    /// "lz4" and "zstd" are for slower or smaller disks. Fragments that are there already stay as they are.
+    #[arg(long, env = "ROOST_COMPRESSION", value_name = "CODEC", help_heading = "Cache")]
+    pub compression: Option<Compression>,
 
     /// How long a job that stopped reading still holds what it read [default: 10m]
     ///
@@ -132,6 +152,12 @@ pub struct ServeArgs {
     /// 1 to 65536.
     #[arg(long, env = "ROOST_MAX_STREAMS", value_name = "COUNT", help_heading = "Memory and load")]
     pub max_streams: Option<usize>,
+
+    /// Tickets that clients on this host have mapped at once; more are told to stream [default: 8192]
+    ///
+    /// 1 to 1048576. Each takes a file descriptor.
+    #[arg(long, env = "ROOST_MAX_MAPS", value_name = "COUNT", help_heading = "Memory and load")]
+    pub max_maps: Option<usize>,
 
     /// How long open streams may go on after SIGTERM [default: 30s]
     ///
@@ -231,8 +257,8 @@ impl ServeArgs {
         overlay!(
             settings,
             {
-                listen, http, insecure, cache_dir, capacity, min_free, verify, job_grace, revalidate, footer_cache,
-                memory, decode_threads, max_streams, drain_timeout, allow, origin_concurrency, request_timeout,
+                listen, http, socket, socket_mode, insecure, cache_dir, capacity, min_free, verify, compression, job_grace, revalidate, footer_cache,
+                memory, decode_threads, max_streams, max_maps, drain_timeout, allow, origin_concurrency, request_timeout,
                 connect_timeout, retries, retry_timeout, footer_read, piece_bytes, coalesce_gap, log, log_format
             },
             { advertise, secret_file }
