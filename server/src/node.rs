@@ -126,7 +126,7 @@ pub async fn start(settings: Settings) -> Result<RunningNode> {
         keys: TicketKeys::new(&secret),
         metrics: metrics.clone(),
         locations: std::iter::once(format!("grpc://{}", settings.advertised(grpc)))
-            .chain(socket.iter().map(|path| format!("grpc+unix://{path}")))
+            .chain(socket.iter().map(|path| local::location(path)))
             .collect(),
         socket,
         maps: Arc::new(tokio::sync::Semaphore::new(settings.max_maps)),

@@ -274,8 +274,8 @@ class Nodes:
                     if not failure.retryable:
                         raise failure from error
                     failures[address] = failure
-                    if address.startswith(_UNIX) and isinstance(failure, UnavailableError):
-                        # Its node can be asked by TCP, too: no read pays for trying again.
+                    if address.startswith(_UNIX) and len(order) > 1 and isinstance(failure, UnavailableError):
+                        # Its node can be asked by TCP, too: the next reads do not try here first.
                         _connections.mark(address, down=True)
                 else:
                     _connections.mark(address, down=False)

@@ -6,7 +6,7 @@ of a block are mixed here, in the reader, so that a node can serve what it keeps
 Example:
     >>> order = Order([2, 3, 1], shuffle="rows", seed=7, epoch=0, block=3)
     >>> order.blocks, [order.members(block) for block in range(order.blocks)]
-    (2, [[(1, 0), (1, 1), (0, 1)], [(2, 0), (1, 2), (0, 0)]])
+    (2, [[(0, 0), (1, 1), (1, 0)], [(2, 0), (0, 1), (1, 2)]])
     >>> row_order(8, seed=7, epoch=0, block=0).tolist()
     [5, 6, 1, 0, 2, 4, 3, 7]
 """
@@ -120,14 +120,13 @@ def _permutation(n: int, key: int) -> U64:
     return _walk(np.full_like(places, n), np.full_like(places, key), places)
 
 
-def _permutations(counts: U64, keys: U64) -> U64:
+def _permutations(counts: Index, keys: U64) -> U64:
     """One after the other, all permutations of 0..count that the keys draw."""
-    of, key = np.repeat(counts, counts), np.repeat(keys, counts)
-    starts = np.cumsum(counts) - counts
-    places = np.arange(len(of), dtype=np.uint64) - np.repeat(starts, counts)
+    of, key = np.repeat(counts, counts).astype(np.uint64), np.repeat(keys, counts)
+    places = (np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.uint64)
     drawn = _mix_all(key + (places + np.uint64(1)) * np.uint64(_GAMMA)) >> np.uint64(32)
-    small = np.argsort((np.repeat(np.arange(len(counts), dtype=np.uint64), counts) << np.uint64(32)) | drawn, kind="stable")
-    values = places[small]
+    whose = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
+    values = places[np.argsort(whose << np.uint64(32) | drawn, kind="stable")]
     large = np.nonzero(of > _SMALL)[0]
     values[large] = _walk(of[large], key[large], places[large])
     return values
@@ -236,7 +235,7 @@ class Order:
             ordinals = np.arange(self.row_groups) - np.repeat(self._ends - counts, counts)
         else:
             keys = _key_all(self.seed, self.epoch, _ROW_GROUPS, self._objects.astype(np.uint64))
-            ordinals = _permutations(counts.astype(np.uint64), keys).astype(np.int64)
+            ordinals = _permutations(counts, keys).astype(np.int64)
         deck = np.asarray(values, np.int64)[self._naturally[objects] + ordinals]
         hands = np.zeros(self._large * self.blocks, np.int64)
         hands[: self.row_groups] = deck

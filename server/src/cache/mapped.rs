@@ -78,8 +78,19 @@ impl Verified {
     }
 }
 
+/// How a batch's bytes may be touched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// Blocking: they are read from disk, and checked where they were not yet.
+    Populate,
+    /// On an async thread: only what is in memory and was checked.
+    Resident,
+}
+
 /// An open fragment.
 pub struct Mapped {
+    /// For those who map it themselves.
+    file: File,
     owner: Arc<Owner>,
     data: Buffer,
     schema: SchemaRef,
@@ -124,7 +135,7 @@ impl Mapped {
             let body = message.slice(block.metaDataLength() as usize);
             read_dictionary(&body, batch, &schema, &mut dictionaries, &MetadataVersion::V5).map_err(|e| damaged(&e))?;
         }
-        Ok(Self { owner, data, schema, blocks, dictionaries, checksums })
+        Ok(Self { file, owner, data, schema, blocks, dictionaries, checksums })
     }
 
     /// Columns at `columns` (positions in this fragment) of batch `index`, as arrays; ready as [`Self::ready`] says.
@@ -132,7 +143,7 @@ impl Mapped {
         let damaged = damage(index);
         let message = self.message(index)?;
         let batch = message.batch(index)?;
-        self.ready(index, &message, &batch, columns, verified)?;
+        self.ready(index, &message, &batch, columns, verified, Touch::Populate)?;
         // The decoder wants a projection in ascending order.
         let mut ascending = columns.to_vec();
         ascending.sort_unstable();
@@ -146,13 +157,28 @@ impl Mapped {
             .collect())
     }
 
-    /// Batch `index` as it is stored, its columns at `columns` ready as [`Self::ready`] says.
-    pub fn stored(&self, index: usize, columns: &[usize], verified: Option<&Verified>) -> Result<Layout> {
+    /// Batch `index` as it is stored, its columns at `columns` ready as [`Self::ready`] says. `None`: it may not be
+    /// touched so.
+    pub fn stored(
+        &self,
+        index: usize,
+        columns: &[usize],
+        verified: Option<&Verified>,
+        touch: Touch,
+    ) -> Result<Option<Layout>> {
+        if touch == Touch::Resident {
+            let block = self.blocks.get(index);
+            if !block.is_some_and(|b| self.is_resident(b.offset() as usize, b.metaDataLength() as usize)) {
+                return Ok(None);
+            }
+        }
         let message = self.message(index)?;
         let batch = message.batch(index)?;
-        self.ready(index, &message, &batch, columns, verified)?;
+        if !self.ready(index, &message, &batch, columns, verified, touch)? {
+            return Ok(None);
+        }
         let counts = self.checksums.batches[index].columns.iter().map(Vec::len);
-        Layout::new(&self.schema, batch, message.body.clone(), counts).map_err(|e| damage(index)(&e))
+        Layout::new(&self.schema, batch, message.body.clone(), counts).map(Some).map_err(|e| damage(index)(&e))
     }
 
     /// Checks the columns at `columns` in all batches where `verified` says that they were not yet. What was checked is
@@ -164,9 +190,19 @@ impl Mapped {
             }
             let message = self.message(index)?;
             let batch = message.batch(index)?;
-            self.ready(index, &message, &batch, columns, verified)?;
+            self.ready(index, &message, &batch, columns, verified, Touch::Populate)?;
         }
         Ok(())
+    }
+
+    /// Whether [`Self::verify`] has nothing to do.
+    pub fn is_verified(&self, columns: &[usize], verified: &Verified) -> bool {
+        (0..self.blocks.len()).all(|index| columns.iter().all(|&c| verified.get(index, c)))
+    }
+
+    /// The file, open a second time.
+    pub fn file(&self) -> std::io::Result<File> {
+        self.file.try_clone()
     }
 
     /// Columns at `columns` without rows, for their dictionaries.
@@ -196,8 +232,9 @@ impl Mapped {
         Ok(StoredMessage { header, body, body_at: block.offset() as usize + block.metaDataLength() as usize })
     }
 
-    /// Populates the columns at `columns`, and compares their checksums where `verified` says that they were not yet
-    /// (or always, without `verified`).
+    /// Makes the columns at `columns` fit to be read. [`Touch::Populate`]: populates them, and compares their checksums
+    /// where `verified` says that they were not yet (or always, without `verified`). [`Touch::Resident`]: answers
+    /// whether all that is done already.
     fn ready(
         &self,
         index: usize,
@@ -205,7 +242,12 @@ impl Mapped {
         batch: &arrow_ipc::RecordBatch<'_>,
         columns: &[usize],
         verified: Option<&Verified>,
-    ) -> Result<()> {
+        touch: Touch,
+    ) -> Result<bool> {
+        let hot = touch == Touch::Resident;
+        if hot && !verified.is_some_and(|v| columns.iter().all(|&c| v.get(index, c))) {
+            return Ok(false);
+        }
         let damaged = damage(index);
         let sums = &self.checksums.batches[index];
         let buffers = batch.buffers().ok_or_else(|| damaged(&"has no buffers"))?;
@@ -224,8 +266,12 @@ impl Mapped {
         ascending.sort_unstable();
         // Columns that lie side by side are populated by one call.
         let mut run: Option<std::ops::Range<usize>> = None;
-        let populate = |run: std::ops::Range<usize>| {
-            populate(&self.owner.map, message.body_at + run.start, run.len()).map_err(|e| damaged(&e))
+        let take = |run: std::ops::Range<usize>| {
+            let at = message.body_at + run.start;
+            match touch {
+                Touch::Populate => populate(&self.owner.map, at, run.len()).map(|()| true).map_err(|e| damaged(&e)),
+                Touch::Resident => Ok(self.is_resident(at, run.len())),
+            }
         };
         for &column in &ascending {
             let count = sums.columns[column].len();
@@ -238,14 +284,21 @@ impl Mapped {
             match &mut run {
                 Some(run) if start >= run.start && start <= run.end + PAGE => run.end = run.end.max(end),
                 _ => {
-                    if let Some(done) = run.replace(start..end) {
-                        populate(done)?;
+                    if let Some(done) = run.replace(start..end)
+                        && !take(done)?
+                    {
+                        return Ok(false);
                     }
                 }
             }
         }
-        if let Some(run) = run {
-            populate(run)?;
+        if let Some(run) = run
+            && !take(run)?
+        {
+            return Ok(false);
+        }
+        if hot {
+            return Ok(true);
         }
         for &column in columns {
             if verified.is_some_and(|v| v.get(index, column)) {
@@ -261,7 +314,20 @@ impl Mapped {
                 verified.set(index, column);
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether these bytes are in memory, so that to read them waits for no disk.
+    fn is_resident(&self, offset: usize, length: usize) -> bool {
+        let (start, end) = (offset / PAGE * PAGE, (offset + length).min(self.owner.map.len()));
+        let Some(length) = end.checked_sub(start).filter(|length| *length > 0) else { return true };
+        let mut pages = vec![0u8; length.div_ceil(PAGE)];
+        // SAFETY: the range lies in the map and starts on a page, since the map does; `pages` has a byte for each page.
+        let asked = unsafe {
+            let address = self.owner.map.as_ptr().add(start);
+            libc::mincore(address.cast_mut().cast(), length, pages.as_mut_ptr())
+        };
+        asked == 0 && pages.iter().all(|page| page & 1 == 1)
     }
 }
 

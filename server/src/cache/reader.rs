@@ -214,9 +214,14 @@ impl Inner {
         (Some(fill), gone)
     }
 
+    /// A fragment's map, if it is open.
+    pub(super) fn map_at_hand(&self, fragment: &Fragment) -> Option<Arc<Mapped>> {
+        self.maps.get(&fragment.id).map(|entry| entry.value().clone())
+    }
+
     pub(super) fn open_map(&self, fragment: &Fragment) -> Result<Arc<Mapped>> {
-        if let Some(entry) = self.maps.get(&fragment.id) {
-            return Ok(entry.value().clone());
+        if let Some(map) = self.map_at_hand(fragment) {
+            return Ok(map);
         }
         let mapped = Arc::new(Mapped::open(&fragment.path, fragment.name, fragment.space.clone())?);
         self.maps.insert(fragment.id, mapped.clone());

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrow_array::{RecordBatch, RecordBatchOptions};
 
 use super::fill::Phase;
+use super::Inner;
 use super::index::Fragment;
+use super::mapped::Touch;
 use super::reader::{RunReader, Source};
 use super::space::SpaceGuard;
 use crate::dataset::off_async;
@@ -28,35 +30,26 @@ impl RunReader {
     /// Batch `index` as one message of slices. `None` where that can't be: something is not a fragment (yet), or the
     /// fragments' codecs differ; then [`RunReader::batch`] has it.
     pub async fn stored(&mut self, index: u32) -> Result<Option<Message>> {
-        let Some((fragments, columns)) = self.fragments() else { return Ok(None) };
+        let Some(whole) = self.fragments() else { return Ok(None) };
+        // What is in memory is not worth another thread: two switches cost more than the header.
+        if let Some(message) = whole.message(&self.inner, index, Touch::Resident).unwrap_or_default() {
+            return Ok(Some(message));
+        }
         let (inner, key) = (self.inner.clone(), self.key()?);
-        off_async(move || {
-            let mut layouts: Vec<Layout> = Vec::with_capacity(fragments.len());
-            for (fragment, positions) in &fragments {
-                let verified = (!inner.settings.verify_always).then_some(&fragment.verified);
-                let layout = inner.open_map(fragment).and_then(|map| map.stored(index as usize, positions, verified));
-                match layout {
-                    Ok(layout) => layouts.push(layout),
-                    // Reading it the other way finds it gone and looks for another source.
-                    Err(why) => {
-                        inner.discard(key, fragment, &why);
-                        return None;
-                    }
-                }
+        off_async(move || match whole.message(&inner, index, Touch::Populate) {
+            Ok(message) => message,
+            // Reading it the other way finds it gone and looks for another source.
+            Err((fragment, why)) => {
+                inner.discard(key, &fragment, &why);
+                None
             }
-            let first = layouts.first()?;
-            if layouts.iter().any(|other| other.codec != first.codec || other.rows != first.rows) {
-                return None;
-            }
-            let picked = columns.iter().map(|&(file, position)| (&layouts[file], position));
-            Some(stored::join(first.rows, first.codec, picked))
         })
         .await
     }
 
     /// The columns asked for, without rows but with their dictionaries.
     pub async fn dictionaries(&mut self) -> Result<Option<RecordBatch>> {
-        let Some((fragments, columns)) = self.fragments() else { return Ok(None) };
+        let Some(Whole { fragments, columns }) = self.fragments() else { return Ok(None) };
         let (inner, schema) = (self.inner.clone(), self.schema().clone());
         off_async(move || {
             let mut arrays = Vec::with_capacity(fragments.len());
@@ -91,29 +84,21 @@ impl RunReader {
             if !self.await_fills().await? {
                 return Ok(None);
             }
-            let Some((fragments, columns)) = self.fragments() else { continue };
+            let Some(whole) = self.fragments() else { continue };
+            if let Some(files) = whole.checked_files(&self.inner) {
+                return Ok(Some(RunFiles { files, columns: whole.columns }));
+            }
             let (inner, key) = (self.inner.clone(), self.key()?);
             let opened = off_async(move || {
-                let mut files = Vec::with_capacity(fragments.len());
-                for (fragment, positions) in &fragments {
-                    let verified = (!inner.settings.verify_always).then_some(&fragment.verified);
-                    let checked = inner.open_map(fragment).and_then(|map| map.verify(positions, verified));
-                    let file = checked.and_then(|()| {
-                        File::open(&fragment.path).map_err(|e| Error::corrupt(format!("{}: {e}", fragment.path.display())))
-                    });
-                    match file {
-                        Ok(file) => files.push((file, fragment.space.clone())),
-                        Err(why) => {
-                            inner.discard(key, fragment, &why);
-                            return Err(fragment.id);
-                        }
-                    }
-                }
-                Ok(files)
+                let files = whole.files(&inner).map_err(|(fragment, why)| {
+                    inner.discard(key, &fragment, &why);
+                    fragment.id
+                })?;
+                Ok::<_, u64>(RunFiles { files, columns: whole.columns })
             })
             .await?;
             match opened {
-                Ok(files) => return Ok(Some(RunFiles { files, columns })),
+                Ok(files) => return Ok(Some(files)),
                 Err(gone) => {
                     let at = self.parts.iter().position(|p| matches!(&p.source, Source::Fragment(f) if f.id == gone));
                     if let Some(at) = at {
@@ -149,10 +134,8 @@ impl RunReader {
         Ok(true)
     }
 
-    /// The fragments, each with the positions of the columns read from it, and where each column asked for is: which
-    /// of them, and its position there. `None`: not all is in fragments.
-    #[expect(clippy::type_complexity, reason = "a pair that its two callers take apart at once")]
-    fn fragments(&self) -> Option<(Vec<(Arc<Fragment>, Vec<usize>)>, Vec<(usize, usize)>)> {
+    /// `None`: not all is in fragments.
+    fn fragments(&self) -> Option<Whole> {
         let fragments = self.parts.iter().map(|part| match &part.source {
             Source::Fragment(fragment) => Some((fragment.clone(), part.positions.clone())),
             _ => None,
@@ -165,6 +148,71 @@ impl RunReader {
             })
         });
         let columns = columns.collect::<Option<Vec<_>>>()?;
-        (!columns.is_empty()).then_some((fragments, columns))
+        (!columns.is_empty()).then_some(Whole { fragments, columns })
+    }
+}
+
+/// A row group all of whose wanted columns are in fragments.
+struct Whole {
+    /// Each with the positions of the columns read from it.
+    fragments: Vec<(Arc<Fragment>, Vec<usize>)>,
+    /// For each column asked for: which of the fragments, and its position there.
+    columns: Vec<(usize, usize)>,
+}
+
+type Damaged = (Arc<Fragment>, Error);
+
+impl Whole {
+    /// One batch. `None`: codecs differ, or it may not be touched so.
+    fn message(&self, inner: &Inner, index: u32, touch: Touch) -> Result<Option<Message>, Damaged> {
+        let mut layouts: Vec<Layout> = Vec::with_capacity(self.fragments.len());
+        for (fragment, positions) in &self.fragments {
+            let verified = (!inner.settings.verify_always).then_some(&fragment.verified);
+            let map = match touch {
+                Touch::Populate => inner.open_map(fragment).map_err(|why| (fragment.clone(), why))?,
+                Touch::Resident => match inner.map_at_hand(fragment) {
+                    Some(map) => map,
+                    None => return Ok(None),
+                },
+            };
+            let layout = map.stored(index as usize, positions, verified, touch);
+            match layout.map_err(|why| (fragment.clone(), why))? {
+                Some(layout) => layouts.push(layout),
+                None => return Ok(None),
+            }
+        }
+        let Some(first) = layouts.first() else { return Ok(None) };
+        if layouts.iter().any(|other| other.codec != first.codec || other.rows != first.rows) {
+            return Ok(None);
+        }
+        let picked = self.columns.iter().map(|&(file, position)| (&layouts[file], position));
+        Ok(Some(stored::join(first.rows, first.codec, picked)))
+    }
+
+    /// The files, checked where they were not yet.
+    fn files(&self, inner: &Inner) -> Result<Vec<(File, Arc<SpaceGuard>)>, Damaged> {
+        let mut files = Vec::with_capacity(self.fragments.len());
+        for (fragment, positions) in &self.fragments {
+            let verified = (!inner.settings.verify_always).then_some(&fragment.verified);
+            let checked = inner.open_map(fragment).and_then(|map| map.verify(positions, verified).map(|()| map));
+            let file = checked.and_then(|map| {
+                map.file().map_err(|e| Error::unavailable(format!("{} can't be opened again: {e}", fragment.path.display())))
+            });
+            files.push((file.map_err(|why| (fragment.clone(), why))?, fragment.space.clone()));
+        }
+        Ok(files)
+    }
+
+    /// The files, if all of them are open and checked: then nothing here waits for a disk.
+    fn checked_files(&self, inner: &Inner) -> Option<Vec<(File, Arc<SpaceGuard>)>> {
+        if inner.settings.verify_always {
+            return None;
+        }
+        let files = self.fragments.iter().map(|(fragment, positions)| {
+            let map = inner.map_at_hand(fragment)?;
+            let file = map.is_verified(positions, &fragment.verified).then(|| map.file().ok())?;
+            Some((file?, fragment.space.clone()))
+        });
+        files.collect()
     }
 }

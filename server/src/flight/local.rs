@@ -19,6 +19,7 @@ use arrow_array::{ArrayRef, RecordBatch};
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{Field, Schema};
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use prost::Message;
 use roost_proto::v1::mapped_column::Values as Wire;
 use roost_proto::v1::{
@@ -29,7 +30,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlag
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::Node;
 use super::adapt::Values;
@@ -59,6 +60,12 @@ pub fn listen(path: &Path, permissions: u32) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(permissions))?;
     Ok(listener)
+}
+
+/// The socket as a Flight location.
+pub fn location(path: &str) -> String {
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
+    format!("grpc+unix://{}", utf8_percent_encode(path, KEPT))
 }
 
 /// Takes callers: serves those that want maps, and passes the others on to Flight.
@@ -117,22 +124,8 @@ async fn serve(node: Arc<Node>, stream: UnixStream) {
         return;
     };
     let _open = Open::new(&node);
-    // The caller's wishes, counted; closed when it is gone.
-    let wishes = Arc::new(Semaphore::new(0));
-    let mut gone = {
-        let wishes = wishes.clone();
-        tokio::spawn(async move {
-            let mut bytes = [0; 64];
-            while let Ok(count @ 1..) = reader.read(&mut bytes).await {
-                wishes.add_permits(count);
-            }
-            wishes.close();
-        })
-    };
-    let answered = tokio::select! {
-        answered = answer(&node, request, &wishes, &mut door) => answered,
-        _ = &mut gone => return,
-    };
+    let mut wishes = Wishes { reader, count: 0 };
+    let answered = answer(&node, request, &mut wishes, &mut door).await;
     if let Err(Refusal { error, use_flight }) = answered {
         node.metrics.map_errors.inc();
         if door.refuse(&error, use_flight).await.is_err() {
@@ -140,7 +133,42 @@ async fn serve(node: Arc<Node>, stream: UnixStream) {
         }
     }
     // What is mapped takes its space until the caller lets go of it.
-    let _ = gone.await;
+    wishes.end().await;
+}
+
+/// The pieces that the caller has asked for.
+struct Wishes {
+    reader: OwnedReadHalf,
+    count: usize,
+}
+
+impl Wishes {
+    /// Takes a wish; `false`: the caller is gone.
+    async fn take(&mut self) -> bool {
+        while self.count == 0 {
+            if !self.listen().await {
+                return false;
+            }
+        }
+        self.count -= 1;
+        true
+    }
+
+    /// Waits until the caller is gone.
+    async fn end(&mut self) {
+        while self.listen().await {}
+    }
+
+    async fn listen(&mut self) -> bool {
+        let mut bytes = [0; 64];
+        match self.reader.read(&mut bytes).await {
+            Ok(count) if count > 0 => {
+                self.count = self.count.saturating_add(count);
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Why nothing more can be mapped.
@@ -164,7 +192,7 @@ impl From<io::Error> for Refusal {
 async fn answer(
     node: &Arc<Node>,
     request: MapRequest,
-    wishes: &Semaphore,
+    wishes: &mut Wishes,
     door: &mut Door,
 ) -> std::result::Result<(), Refusal> {
     let order = Order::accept(node.clone(), &request.ticket).await?;
@@ -183,9 +211,15 @@ async fn answer(
     let header = MapHeader { schema, pieces: order.payload.pieces.len() as u32, first };
     door.send(Reply::Header(header), &[]).await?;
     for (index, piece) in order.payload.pieces.iter().enumerate().skip(first as usize) {
-        let Ok(wish) = wishes.acquire().await else { return Ok(()) };
-        wish.forget();
-        let mapped = map(&order, index, piece).await?;
+        if !wishes.take().await {
+            return Ok(());
+        }
+        let mapped = tokio::select! {
+            biased;
+            mapped = map(&order, index, piece) => mapped?,
+            // Who leaves while a fill is waited for frees its place at once.
+            () = wishes.end() => return Ok(()),
+        };
         let files: Vec<BorrowedFd<'_>> = mapped.files.iter().map(|(file, _)| file.as_fd()).collect();
         door.send(Reply::Piece(mapped.message), &files).await?;
         node.metrics.mapped_rows.inc_by(piece.rows - piece.rows_cut.min(piece.rows));
