@@ -30,6 +30,8 @@ pub struct Decoder {
     pool: Pool,
     fills: Arc<Semaphore>,
     direct: Arc<Semaphore>,
+    /// Turns in each lane.
+    streams: usize,
     fetched: Budget,
     metrics: Arc<Metrics>,
 }
@@ -45,6 +47,9 @@ pub enum Lane {
 /// dictionaries.
 const STREAM_BYTES: u64 = 3 * BATCH_BYTES;
 
+/// More fills than this at a time are a crowd.
+const CROWD: usize = 4;
+
 impl Decoder {
     /// `threads` decode at a time; `memory` bytes bound what is fetched (a quarter) and decoded (half) but not yet written.
     pub fn new(origins: Origins, threads: usize, memory: u64, metrics: Arc<Metrics>) -> Result<Self> {
@@ -54,6 +59,7 @@ impl Decoder {
             pool: Pool::new(threads.clamp(1, streams))?,
             fills: Arc::new(Semaphore::new(streams)),
             direct: Arc::new(Semaphore::new(streams)),
+            streams,
             fetched: Budget::new(memory / 4),
             metrics,
         })
@@ -90,7 +96,10 @@ impl Decoder {
                 object.size
             )));
         }
-        let pieces = Pieces::start(self.origins.clone(), object.clone(), chunks, self.fetched.clone());
+        // This stream has its turn already.
+        let crowded = self.streams - self.fills.available_permits().min(self.streams) > CROWD;
+        let (origins, fetched, metrics) = (self.origins.clone(), self.fetched.clone(), self.metrics.clone());
+        let pieces = Pieces::start(origins, object.clone(), chunks, fetched, crowded, metrics);
         Ok(BatchStream {
             id,
             run,

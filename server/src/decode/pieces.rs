@@ -15,6 +15,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 use crate::origin::{ObjectMeta, Origins, coalesce};
 
 /// Bytes that may be fetched and not yet decoded.
@@ -25,6 +26,9 @@ pub struct Budget {
 }
 
 const UNIT: u64 = 1 << 10;
+/// Requests cost the origin, and both ends of the network, by number as well as by size. One stream alone is fastest with
+/// many small ones side by side; many streams are side by side already.
+const CROWDED_FACTOR: u64 = 4;
 
 impl Budget {
     pub fn new(bytes: u64) -> Self {
@@ -34,6 +38,13 @@ impl Budget {
 
     pub fn used(&self) -> u64 {
         u64::from(self.units).saturating_sub(self.permits.available_permits() as u64) * UNIT
+    }
+
+    /// How large a piece may be when many streams fetch: a few times `piece`, but not so large that a handful of them
+    /// fill the budget.
+    fn share(&self, piece: u64) -> u64 {
+        let total = u64::from(self.units) * UNIT;
+        (piece * CROWDED_FACTOR).min(total / 16).max(piece)
     }
 
     /// Waits for room. More than the whole budget counts as the whole budget.
@@ -61,6 +72,7 @@ impl Drop for Shared {
 struct Inner {
     origins: Origins,
     object: ObjectMeta,
+    metrics: Arc<Metrics>,
     runtime: tokio::runtime::Handle,
     /// Sorted by start, disjoint.
     ranges: Vec<Range<u64>>,
@@ -92,10 +104,19 @@ struct Chunk {
 
 impl Pieces {
     /// Starts to fetch `chunks`: (leaf column, byte range), one row group behind the other.
-    pub fn start(origins: Origins, object: ObjectMeta, chunks: Vec<(usize, Range<u64>)>, budget: Budget) -> Self {
+    /// `crowded`: enough streams are fetching that each may do with fewer requests of its own.
+    pub fn start(
+        origins: Origins,
+        object: ObjectMeta,
+        chunks: Vec<(usize, Range<u64>)>,
+        budget: Budget,
+        crowded: bool,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let settings = origins.settings();
+        let piece = if crowded { budget.share(settings.piece_bytes) } else { settings.piece_bytes };
         let wanted: Vec<_> = chunks.iter().map(|(_, range)| range.clone()).filter(|r| !r.is_empty()).collect();
-        let ranges = coalesce(&wanted, settings.coalesce_gap, settings.piece_bytes);
+        let ranges = coalesce(&wanted, settings.coalesce_gap, piece);
         let order = need_order(&chunks, &ranges);
         let state = State {
             pieces: ranges.iter().map(|_| Piece::Waiting).collect(),
@@ -105,6 +126,7 @@ impl Pieces {
         let inner = Arc::new(Inner {
             origins,
             object,
+            metrics,
             runtime: tokio::runtime::Handle::current(),
             ranges,
             state: Mutex::new(state),
@@ -249,7 +271,9 @@ async fn drive(inner: Arc<Inner>, order: Vec<usize>, budget: Budget) {
 }
 
 async fn fetch(inner: Arc<Inner>, index: usize, permit: Option<OwnedSemaphorePermit>) {
+    let started = std::time::Instant::now();
     let fetched = inner.origins.read(&inner.object, inner.ranges[index].clone()).await;
+    inner.metrics.fetch_seconds.inc_by(started.elapsed().as_secs_f64());
     {
         let mut state = inner.state.lock();
         match fetched {
