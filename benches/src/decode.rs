@@ -86,6 +86,7 @@ impl Bench {
                     run,
                     columns: (0..footer.schema.fields().len() as u32).collect(),
                     dataset: object.url.clone(),
+                    ahead: false,
                 };
                 self.cache.warm(&request).await?;
                 rows += run.rows;

@@ -72,6 +72,7 @@ fn node(cache_directory: &std::path::Path) -> anyhow::Result<Node> {
         cache: Cache::open(CacheSettings::default(), space, decoder, metrics.clone()),
         keys: TicketKeys::new(&[7; 32]),
         metrics,
+        ahead: Default::default(),
         locations: vec!["grpc://127.0.0.1:8815".into(), "grpc+unix:///run/roost.sock".into()],
         socket: None,
         maps: Arc::new(tokio::sync::Semaphore::new(1)),

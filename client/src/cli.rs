@@ -14,6 +14,7 @@ mod args;
 mod cat;
 mod console;
 mod evict;
+mod explain;
 mod ls;
 mod pin;
 mod plan;
@@ -36,7 +37,7 @@ pub enum Command {
     /// Fill the cache with a data set, ahead of its readers
     Warm(warm::Warm),
     /// Show the tickets that read a data set, without reading it
-    Plan(plan::Plan),
+    Plan(Box<plan::Plan>),
     /// List the data sets that the cache holds
     Ls(ls::Ls),
     /// Print rows of a data set

@@ -5,6 +5,7 @@
 //! `stat` and `list_flights` say is about the node that answered.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::map::{LeftAlone, Maps};
 use crate::nodes::{NodeAddress, NodeList};
 use crate::retry::{Attempts, Retry};
 
@@ -35,14 +37,16 @@ pub(crate) type Flight = FlightServiceClient<Channel>;
 pub struct Options {
     /// How long a node may take to accept a connection. Default 5 s.
     pub connect_timeout: Duration,
-    /// TCP connections to the current node, over which the reads are spread: one is served by one core. Default 4.
+    /// Connections to the current node, over which the reads are spread: one is served by one core. Default 4.
     pub connections: usize,
+    /// Whether tickets are mapped where the node is on this host. Default [`Maps::Auto`].
+    pub maps: Maps,
     pub retry: Retry,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(5), connections: 4, retry: Retry::default() }
+        Self { connect_timeout: Duration::from_secs(5), connections: 4, maps: Maps::default(), retry: Retry::default() }
     }
 }
 
@@ -57,11 +61,13 @@ struct Shared {
     /// Index of the node to ask first.
     current: AtomicUsize,
     retry: Retry,
+    maps: Maps,
+    left_alone: LeftAlone,
 }
 
 struct Node {
     address: NodeAddress,
-    /// One channel a TCP connection; opened by the first call on it.
+    /// One channel a connection; opened by the first call on it.
     lanes: Vec<Flight>,
     turn: AtomicUsize,
 }
@@ -83,7 +89,13 @@ impl Client {
                     if let Some(lane) = node.lanes.first_mut() {
                         *lane = flight(channel);
                     }
-                    let shared = Shared { nodes: all, current: AtomicUsize::new(index), retry: options.retry };
+                    let shared = Shared {
+                        nodes: all,
+                        current: AtomicUsize::new(index),
+                        retry: options.retry,
+                        maps: options.maps,
+                        left_alone: LeftAlone::default(),
+                    };
                     return Ok(Self { shared: Arc::new(shared) });
                 }
                 Err(error) => refusals.push(format!("{}: {}", node.address, innermost(&error))),
@@ -238,6 +250,22 @@ impl Client {
 
     pub(crate) fn current(&self) -> usize {
         self.shared.current.load(Ordering::Relaxed)
+    }
+
+    /// The socket through which a ticket of these locations is to be mapped. They are ranked; where there are none, any
+    /// node is as good.
+    pub(crate) fn socket_of(&self, locations: &[String]) -> Option<PathBuf> {
+        if self.shared.maps == Maps::Off {
+            return None;
+        }
+        let told = locations.iter().filter_map(|location| location.parse::<NodeAddress>().ok());
+        let known = self.shared.nodes.iter().map(|node| node.address.clone()).filter(|_| locations.is_empty());
+        let mut sockets = told.chain(known).filter_map(|address| address.socket().map(Path::to_owned));
+        sockets.find(|path| !self.shared.left_alone.contains(path))
+    }
+
+    pub(crate) fn left_alone(&self) -> &LeftAlone {
+        &self.shared.left_alone
     }
 
     /// The node `index`, and one of its connections in turn.

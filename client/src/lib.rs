@@ -19,13 +19,15 @@
 //! ```
 //!
 //! - [`nodes`]: addresses as people write them. [`client`]: the calls, and fail-over from node to node.
-//! - [`plan`]: all pages of a plan as one. [`read`]: a ticket's messages, resumed where a stream broke.
+//! - [`plan`]: all pages of a plan as one. [`read`]: a ticket's batches, mapped where the node is on this host, else
+//!   streamed and resumed where a stream broke.
 //! - [`error`]: one error; its kind says what to do.
 //! - [`cli`]: the client commands of the `roost` executable.
 
 pub mod cli;
 pub mod client;
 pub mod error;
+mod map;
 pub mod nodes;
 pub mod plan;
 pub mod read;
@@ -36,6 +38,7 @@ mod testing;
 
 pub use client::{Client, Options};
 pub use error::{Error, ErrorKind, Result};
+pub use map::Maps;
 pub use nodes::{NodeAddress, NodeList};
 pub use plan::{Plan, Ticket};
 pub use read::Message;

@@ -1,8 +1,10 @@
-//! Node addresses as people write them: `grpc://HOST:PORT`, or a comma-separated list of them.
+//! Node addresses as people write them: `grpc://HOST:PORT`, `grpc+unix:///PATH`, or a comma-separated list of them.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
 use crate::error::{Error, ErrorKind};
@@ -10,11 +12,22 @@ use crate::error::{Error, ErrorKind};
 /// Where clients look when nobody says otherwise.
 pub const DEFAULT_NODE: &str = "grpc://127.0.0.1:8815";
 
+const UNIX: &str = "grpc+unix://";
+/// What stands in a socket's path as it is; all else is percent-encoded.
+const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
+
 /// One node's address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct NodeAddress {
-    host: String,
-    port: u16,
+pub struct NodeAddress(Kind);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Kind {
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// The absolute path of a socket on this host.
+    Unix(String),
 }
 
 /// One or more addresses, in the order in which they are tried. Never empty.
@@ -26,13 +39,27 @@ pub struct NodeList(Vec<NodeAddress>);
 impl NodeAddress {
     /// What the HTTP/2 layer connects to.
     pub(crate) fn http_uri(&self) -> String {
-        format!("http://{}:{}", self.host, self.port)
+        match &self.0 {
+            Kind::Tcp { host, port } => format!("http://{host}:{port}"),
+            Kind::Unix(path) => format!("unix:{path}"),
+        }
+    }
+
+    /// Where its unix socket is.
+    pub(crate) fn socket(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Tcp { .. } => None,
+            Kind::Unix(path) => Some(Path::new(path)),
+        }
     }
 }
 
 impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "grpc://{}:{}", self.host, self.port)
+        match &self.0 {
+            Kind::Tcp { host, port } => write!(f, "grpc://{host}:{port}"),
+            Kind::Unix(path) => write!(f, "{UNIX}{}", utf8_percent_encode(path, KEPT)),
+        }
     }
 }
 
@@ -43,7 +70,8 @@ impl FromStr for NodeAddress {
         let (scheme, rest) = text.split_once("://").unwrap_or(("grpc", text));
         match scheme {
             "grpc" | "grpc+tcp" => {}
-            "grpc+tls" | "grpc+unix" | "etcd" => {
+            "grpc+unix" => return unix(text, rest),
+            "grpc+tls" | "etcd" => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     format!(
@@ -64,8 +92,22 @@ impl FromStr for NodeAddress {
         }
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| malformed(text, "no host"))?;
         let port = url.port().filter(|&port| port != 0).ok_or_else(|| malformed(text, "no port"))?;
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self(Kind::Tcp { host: host.to_owned(), port }))
     }
+}
+
+fn unix(text: &str, path: &str) -> Result<NodeAddress, Error> {
+    let wrong = |why: &str| {
+        Error::invalid(format!("node address {text:?}: {why}; write grpc+unix:///PATH, special characters as %XX"))
+    };
+    let path = percent_decode_str(path).decode_utf8().map_err(|_| wrong("the path is no UTF-8"))?;
+    if !path.starts_with('/') || path.ends_with('/') {
+        return Err(wrong("no absolute path of a socket"));
+    }
+    if path.contains('\0') {
+        return Err(wrong("no path has a NUL in it"));
+    }
+    Ok(NodeAddress(Kind::Unix(path.into_owned())))
 }
 
 fn malformed(text: &str, why: &str) -> Error {
@@ -82,7 +124,7 @@ impl NodeList {
 
 impl Default for NodeList {
     fn default() -> Self {
-        Self(vec![NodeAddress { host: "127.0.0.1".into(), port: 8815 }])
+        Self(vec![NodeAddress(Kind::Tcp { host: "127.0.0.1".into(), port: 8815 })])
     }
 }
 

@@ -1,7 +1,10 @@
-//! Reading a ticket: a stream of messages or record batches that survives broken connections.
+//! Reading a ticket: a stream of record batches, or messages, that survives broken connections.
 //!
-//! Each record batch comes with its position. Where a stream breaks, the ticket is sent again with the position of the
-//! last batch that arrived, to the next node of the list, which starts behind it: no row twice, none lost.
+//! Where the node is on this host the ticket is mapped, else it is streamed; what breaks off mapped goes on streamed.
+//! Each record batch has a position. Where a stream breaks, the ticket is sent again with the position of the last batch
+//! that arrived, to the next node of the list, which starts behind it: no row twice, none lost.
+
+use std::path::PathBuf;
 
 use arrow_array::RecordBatch;
 use arrow_flight::FlightData;
@@ -9,6 +12,7 @@ use arrow_flight::decode::{DecodedPayload, FlightDataDecoder};
 use arrow_flight::error::FlightError;
 use arrow_ipc::MessageHeader;
 use arrow_schema::SchemaRef;
+use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use prost::Message as _;
 use roost_proto::v1::{BatchPosition, SignedTicket};
@@ -16,6 +20,7 @@ use tonic::Streaming;
 
 use crate::client::{Client, decode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::map::{MappedBatch, Mapping, Next};
 use crate::plan::Ticket;
 use crate::retry::Attempts;
 
@@ -27,47 +32,113 @@ pub struct Message {
     pub rows: u64,
 }
 
+/// What comes of a ticket.
+pub(crate) enum Part {
+    /// Of the mapped batches that follow.
+    Schema(SchemaRef),
+    Mapped(MappedBatch),
+    /// From here on everything is streamed.
+    Streamed(Message),
+}
+
 impl Client {
     /// The record batches of a ticket, in order. Fails if they have more or fewer rows than the plan said.
+    ///
+    /// Where the node is on this host they are slices of its files, mapped ([`crate::Options::maps`]). They keep these
+    /// files' disk space, and a connection to the node, as long as they live.
     pub fn read(&self, ticket: &Ticket) -> impl Stream<Item = Result<RecordBatch>> + Send + use<> {
-        let flights = self.messages(ticket).map_ok(|message| message.flight);
-        let decoder = FlightDataDecoder::new(flights.map_err(|e| FlightError::ExternalError(Box::new(e))));
-        let batches = futures::stream::try_unfold((decoder, None), |(mut decoder, mut schema)| async move {
-            loop {
-                let Some(message) = decoder.try_next().await.map_err(undecodable)? else { return Ok(None) };
-                match message.payload {
-                    DecodedPayload::RecordBatch(batch) => return Ok(Some((batch, (decoder, schema)))),
-                    DecodedPayload::Schema(sent) => same_schema(&mut schema, sent)?,
-                    DecodedPayload::None => {}
-                }
-            }
-        });
-        batches.boxed()
-    }
-
-    /// The messages of a ticket as they arrive, for those who pass rows on or count them. After a break the schema, and
-    /// dictionaries, come again. Fails as [`Client::read`] does.
-    pub fn messages(&self, ticket: &Ticket) -> impl Stream<Item = Result<Message>> + Send + use<> {
-        let reader = Reader::new(self.clone(), ticket);
-        futures::stream::try_unfold(reader, |reader| async move {
-            let mut reader = reader?;
-            Ok(reader.next().await?.map(|message| (message, Ok(reader))))
+        let batches = Reader::new(self.clone(), ticket).map(Batches::of);
+        futures::stream::try_unfold(batches, |batches| async move {
+            let mut batches = batches?;
+            Ok(batches.next().await?.map(|batch| (batch, Ok(batches))))
         })
         .boxed()
+    }
+
+    /// The messages of a ticket as they arrive, for those who pass rows on. They are always streamed. After a break the
+    /// schema, and dictionaries, come again. Fails as [`Client::read`] does.
+    pub fn messages(&self, ticket: &Ticket) -> impl Stream<Item = Result<Message>> + Send + use<> {
+        Reader::new(self.clone(), ticket).map_or_else(
+            |error| futures::stream::once(async { Err(error) }).boxed(),
+            |reader| Reader { way: Way::Flight, ..reader }.into_messages().boxed(),
+        )
+    }
+
+    /// The parts of a ticket, for those who count them.
+    pub(crate) fn parts(&self, ticket: &Ticket) -> Result<Reader> {
+        Reader::new(self.clone(), ticket)
+    }
+}
+
+/// Record batches of a ticket, however they come.
+struct Batches {
+    source: Source,
+    schema: Option<SchemaRef>,
+}
+
+enum Source {
+    Parts(Box<Reader>),
+    Stream(Box<FlightDataDecoder>),
+}
+
+impl Batches {
+    fn of(reader: Reader) -> Self {
+        Self { source: Source::Parts(Box::new(reader)), schema: None }
+    }
+
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            let streamed = match &mut self.source {
+                Source::Parts(reader) => match reader.next().await? {
+                    None => return Ok(None),
+                    Some(Part::Mapped(mapped)) => return Ok(Some(mapped.batch)),
+                    Some(Part::Schema(sent)) => {
+                        same_schema(&mut self.schema, sent)?;
+                        continue;
+                    }
+                    Some(Part::Streamed(first)) => first,
+                },
+                Source::Stream(decoder) => {
+                    let Some(message) = decoder.try_next().await.map_err(undecodable)? else { return Ok(None) };
+                    match message.payload {
+                        DecodedPayload::RecordBatch(batch) => return Ok(Some(batch)),
+                        DecodedPayload::Schema(sent) => same_schema(&mut self.schema, sent)?,
+                        DecodedPayload::None => {}
+                    }
+                    continue;
+                }
+            };
+            let first = futures::stream::once(async { Ok(streamed) });
+            let ended = Source::Stream(Box::new(FlightDataDecoder::new(futures::stream::empty())));
+            let Source::Parts(reader) = std::mem::replace(&mut self.source, ended) else { continue };
+            let flights = first.chain(reader.into_messages()).map_ok(|message| message.flight);
+            let decoder = FlightDataDecoder::new(flights.map_err(|e| FlightError::ExternalError(Box::new(e))));
+            self.source = Source::Stream(Box::new(decoder));
+        }
     }
 }
 
 /// One ticket on its way.
-struct Reader {
+pub(crate) struct Reader {
     client: Client,
     /// Its `after` is the position of the last batch that arrived.
     ticket: SignedTicket,
     name: String,
+    /// Row group of each piece, where the plan said so.
+    row_groups: Vec<u32>,
     expected: Option<u64>,
     rows: u64,
+    way: Way,
     /// The open stream and the index of its node.
     stream: Option<(Streaming<FlightData>, usize)>,
     attempts: Attempts,
+}
+
+enum Way {
+    /// To be mapped through this socket.
+    Map(PathBuf),
+    Mapping(PathBuf, Box<Mapping>),
+    Flight,
 }
 
 impl Reader {
@@ -77,10 +148,70 @@ impl Reader {
             Error::invalid(format!("read {name}: these bytes are no Roost ticket ({why}); make a new plan"))
         })?;
         let attempts = client.attempts();
-        Ok(Self { client, ticket: signed, name, expected: ticket.rows(), rows: 0, stream: None, attempts })
+        let way = client.socket_of(&ticket.locations).map_or(Way::Flight, Way::Map);
+        let pieces = ticket.info.iter().flat_map(|info| &info.pieces);
+        let row_groups = pieces.map(|piece| piece.row_group).collect();
+        let expected = ticket.rows();
+        Ok(Self { client, ticket: signed, name, row_groups, expected, rows: 0, way, stream: None, attempts })
     }
 
-    async fn next(&mut self) -> Result<Option<Message>> {
+    /// Whether anything of it came, or was asked for, over Flight.
+    pub(crate) fn is_streamed(&self) -> bool {
+        matches!(self.way, Way::Flight)
+    }
+
+    /// What comes next; nothing does behind the end or an error.
+    pub(crate) async fn next(&mut self) -> Result<Option<Part>> {
+        loop {
+            match &mut self.way {
+                Way::Flight => return Ok(self.next_message().await?.map(Part::Streamed)),
+                Way::Map(path) => {
+                    let bytes = Bytes::from(self.ticket.encode_to_vec());
+                    let mapping = Mapping::start(path.clone(), bytes, self.ticket.after);
+                    self.way = Way::Mapping(std::mem::take(path), Box::new(mapping));
+                }
+                Way::Mapping(path, mapping) => {
+                    let why = match mapping.next().await {
+                        Ok(Next::Schema(schema)) => return Ok(Some(Part::Schema(schema))),
+                        Ok(Next::Batch(mapped)) => {
+                            let rows = mapped.batch.num_rows() as u64;
+                            if self.expected.is_none_or(|expected| self.rows.saturating_add(rows) <= expected) {
+                                let row_group = self.row_groups.get(mapped.piece as usize).copied();
+                                self.ticket.after = Some(BatchPosition {
+                                    piece: mapped.piece,
+                                    batch: mapped.index,
+                                    row_group: row_group.unwrap_or_default(),
+                                });
+                                self.rows = self.rows.saturating_add(rows);
+                                return Ok(Some(Part::Mapped(mapped)));
+                            }
+                            "the maps have more rows than the plan".to_owned()
+                        }
+                        Ok(Next::End) if self.expected.is_none_or(|expected| self.rows == expected) => {
+                            return Ok(None);
+                        }
+                        Ok(Next::End) => "the maps have fewer rows than the plan".to_owned(),
+                        Err(unmapped) => {
+                            self.client.left_alone().note(path, &unmapped);
+                            unmapped.to_string()
+                        }
+                    };
+                    let (name, path, rows) = (&self.name, path.display(), self.rows);
+                    tracing::debug!("{name} is not mapped through {path} from row {rows} on, but streamed: {why}");
+                    self.way = Way::Flight;
+                }
+            }
+        }
+    }
+
+    /// The rest, streamed.
+    fn into_messages(self) -> impl Stream<Item = Result<Message>> + Send {
+        futures::stream::try_unfold(self, |mut reader| async move {
+            Ok(reader.next_message().await?.map(|message| (message, reader)))
+        })
+    }
+
+    async fn next_message(&mut self) -> Result<Option<Message>> {
         loop {
             let (mut stream, index) = match self.stream.take() {
                 Some(open) => open,

@@ -1,7 +1,11 @@
 //! A node that is none: it serves given batches over real Flight, records what it is asked, and fails as it is told to.
 
+pub(crate) mod maps;
+pub(crate) mod types;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +28,7 @@ use roost_proto::v1::{
     PlanRequest, SignedTicket, WarmProgress, WarmRequest,
 };
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -56,6 +60,10 @@ type Tweak = Box<dyn FnMut(&PlanRequest, &mut FlightInfo, &mut PlanInfo) + Send>
 pub(crate) struct State {
     /// Tickets in a page.
     pub(crate) page: usize,
+    /// Batches of a piece; 0: a ticket has two pieces, so that both parts of a position matter.
+    pub(crate) piece: usize,
+    /// Where each ticket is best read.
+    pub(crate) locations: Vec<String>,
     /// One for each DoGet to come.
     pub(crate) faults: VecDeque<Fault>,
     /// Every call but DoGet fails so.
@@ -146,11 +154,24 @@ impl Fake {
         Running { address, server: tokio::spawn(async move { server.await.unwrap() }) }
     }
 
+    /// Plain Flight over a socket at this path.
+    pub(crate) fn serve_at(&self, path: &Path) -> Running {
+        let listener = UnixListener::bind(path).unwrap();
+        let address = format!("grpc+unix://{}", path.display()).parse().unwrap();
+        let server = Server::builder().add_service(FlightServiceServer::new(self.clone()));
+        let incoming = stream::unfold(listener, |listener| async move {
+            let accepted = listener.accept().await.map(|(stream, _)| stream);
+            Some((accepted, listener))
+        });
+        let server = server.serve_with_incoming(incoming.boxed());
+        Running { address, server: tokio::spawn(async move { server.await.unwrap() }) }
+    }
+
     fn info(&self, ticket: usize) -> EndpointInfo {
         let rows = self.tickets[ticket].iter().map(|batch| batch.num_rows() as u64).sum();
         let url = format!("{URL}part-{ticket}.parquet");
         let piece = Piece { url, row_group: 0, row_groups: 2, rows, rows_cut: 0 };
-        EndpointInfo { rows, bytes: rows * 100, pieces: vec![piece] }
+        EndpointInfo { rows, bytes: rows * 100, pieces: vec![piece], ..Default::default() }
     }
 
     fn page(&self, request: &PlanRequest) -> FlightInfo {
@@ -160,7 +181,8 @@ impl Fake {
         let end = self.tickets.len().min(from.saturating_add(wanted.min(state.page)));
         let endpoints = (from..end).map(|index| {
             let ticket = SignedTicket { payload: (index as u64).to_le_bytes().to_vec().into(), ..Default::default() };
-            FlightEndpoint::new()
+            let locations = state.locations.iter().fold(FlightEndpoint::new(), FlightEndpoint::with_location);
+            locations
                 .with_ticket(Ticket::new(ticket.encode_to_vec()))
                 .with_app_metadata(self.info(index).encode_to_vec())
         });
@@ -174,6 +196,7 @@ impl Fake {
             objects: self.tickets.len() as u64,
             row_groups: 2 * self.tickets.len() as u64,
             url: URL.into(),
+            ..Default::default()
         };
         let info = FlightInfo::new().with_endpoints(endpoints.collect());
         let mut info = info.try_with_schema(&self.schema).unwrap();
@@ -183,6 +206,19 @@ impl Fake {
         info.with_app_metadata(plan.encode_to_vec())
     }
 
+    fn piece_of(&self, batches: usize) -> usize {
+        match self.state().piece {
+            0 => batches.div_ceil(2).max(1),
+            length => length,
+        }
+    }
+
+    /// The batches of a ticket, by piece.
+    pub(crate) fn pieces(&self, ticket: usize) -> Vec<Vec<RecordBatch>> {
+        let batches = &self.tickets[ticket];
+        batches.chunks(self.piece_of(batches.len())).map(<[_]>::to_vec).collect()
+    }
+
     /// The message of the schema, and those of each batch of a ticket: a dictionary, and the batch with its position.
     fn messages(&self, ticket: usize) -> (FlightData, Vec<(BatchPosition, Vec<FlightData>)>) {
         let (encoder, options) = (IpcDataGenerator::default(), IpcWriteOptions::default());
@@ -190,10 +226,10 @@ impl Fake {
         let schema = encoder.schema_to_bytes_with_dictionary_tracker(&self.schema, &mut tracker, &options);
         let mut context = IpcWriteContext::default();
         let batches = &self.tickets[ticket];
+        let length = self.piece_of(batches.len());
         let encoded = batches.iter().enumerate().map(|(index, batch)| {
-            // Two pieces, so that both parts of a position matter.
-            let half = batches.len().div_ceil(2);
-            let position = BatchPosition { piece: (index / half) as u32, batch: (index % half) as u32, row_group: 0 };
+            let position =
+                BatchPosition { piece: (index / length) as u32, batch: (index % length) as u32, row_group: 0 };
             let (dictionaries, batch) = encoder.encode(batch, &mut tracker, &options, &mut context).unwrap();
             let mut batch = FlightData::from(batch);
             batch.app_metadata = position.encode_to_vec().into();

@@ -272,6 +272,20 @@ class Node:
     def cli(self, *arguments: str, timeout: float = 120, **environment: str) -> Outcome:
         return cli(*arguments, timeout=timeout, **{"ROOST_NODE": f"grpc://{self.address}", **environment})
 
+    def cli_into(self, path: str | Path, *arguments: str, timeout: float = 120) -> None:
+        """A command that is to succeed, with its standard output in a file."""
+        with open(path, "wb") as out:
+            done = subprocess.run(
+                [str(executable()), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=timeout,
+                env=clean_environment() | {"ROOST_NODE": f"grpc://{self.address}"},
+            )
+        assert done.returncode == 0, done.stderr
+
 
 @dataclass
 class Outcome:

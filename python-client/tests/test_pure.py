@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import io
 import pkgutil
 import threading
@@ -132,9 +133,10 @@ def test_the_interpreter_can_end_while_batches_wait() -> None:
         for _ in range(50):
             yield batch(number)
 
+    others = set(_ahead._running)
     found = _ahead.in_order([lambda n=n: source(n) for n in range(4)], workers=2, window=2, buffer=1)
     next(found)
-    (pull,) = _ahead._running
+    (pull,) = set(_ahead._running) - others
     # What happens first at the end: a thread that is cut off later would keep the lock.
     _ahead._stop_all()
     assert not any(thread.is_alive() for thread in pull.threads)
@@ -148,11 +150,12 @@ def test_the_interpreter_can_end_while_batches_wait() -> None:
 
 def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent() -> None:
     pull = _ahead._Pull([lambda: iter([batch(1), batch(2)])], None, None)
+    assert pull._next() is not None
     pull.slots[0].batches.append(batch(1))
     pull.orphan()
-    assert pull.take(0) is not None
+    assert pull.take() is not None
     with pytest.raises(roost.UnsupportedError, match="begin anew"):
-        pull.take(0)
+        pull.take()
 
 
 def test_nothing_to_pull() -> None:
@@ -214,6 +217,8 @@ def test_a_bar_only_where_a_person_waits(monkeypatch: pytest.MonkeyPatch, tqdm: 
 def test_the_examples_run() -> None:
     tried = 0
     for module in pkgutil.iter_modules(roost.__path__, "roost."):
+        if module.name == "roost.torch" and importlib.util.find_spec("torch") is None:
+            continue
         result = doctest.testmod(importlib.import_module(module.name))
         assert result.failed == 0
         tried += result.attempted

@@ -30,8 +30,8 @@ use foyer::CacheBuilder;
 use parking_lot::Mutex;
 
 use self::admission::{Owner, Policy};
-use self::fill::Fill;
 pub use self::dictionaries::has_dictionary;
+use self::fill::Fill;
 pub use self::fill::Phase;
 use self::holds::{Holds, SetId, UrlSet};
 use self::index::{Fragment, Index};
@@ -119,11 +119,21 @@ impl State {
         }
     }
 
+    /// The owner of what is filled now.
+    fn owner_for(&self, url: &str, ahead: bool) -> Owner<SetId> {
+        match self.owner_of(url) {
+            Owner::Pinned => Owner::Pinned,
+            _ if ahead => Owner::Ahead,
+            owner => owner,
+        }
+    }
+
     /// Gives row groups below `set` the owner that they have by now.
     fn reassign(&mut self, set: &UrlSet) {
         let keys: Vec<_> = self.index.below(set.prefix()).map(|(url, key)| (url.clone(), key)).collect();
         for (url, key) in keys {
-            let owner = self.owner_of(&url);
+            let ahead = self.policy.owner(&key) == Some(&Owner::Ahead);
+            let owner = self.owner_for(&url, ahead);
             if self.policy.owner(&key).is_some_and(|now| *now != owner) {
                 self.policy.change_owner(&key, owner);
             }
@@ -356,6 +366,26 @@ impl Cache {
         state.index.below(prefix).map(|(_, key)| key).filter(complete).collect()
     }
 
+    /// Keeps a part of the cache for what is warmed ahead of next epochs, or gives it up.
+    pub fn keep_for_next_epochs(&self, keep: bool) {
+        self.0.state.lock().policy.warm_ahead(keep);
+    }
+
+    /// A job begins the epoch that was warmed ahead for it.
+    pub fn begin_epoch(&self) {
+        self.0.state.lock().policy.begin_epoch();
+    }
+
+    /// Whether all of a row group's `columns` are cached, or are being filled to stay.
+    pub fn has(&self, object: ObjectKey, first: u32, columns: &[u32]) -> bool {
+        let state = self.0.state.lock();
+        let Some(row) = state.index.row(&RunKey { object, first }) else { return false };
+        columns.iter().all(|column| {
+            row.fragments.iter().any(|f| f.columns.contains(column))
+                || row.fills.iter().any(|f| f.keep && f.columns.contains(column))
+        })
+    }
+
     pub fn jobs(&self) -> Vec<JobStats> {
         let state = self.0.state.lock();
         let shares = state.policy.shares(self.0.space.limit());
@@ -384,6 +414,7 @@ impl Cache {
         metrics.held_bytes.set(state.policy.held_bytes() as i64);
         metrics.pinned_bytes.set(state.policy.pinned_bytes() as i64);
         metrics.evictable_bytes.set(state.policy.evictable_bytes() as i64);
+        metrics.waiting_bytes.set(state.policy.ring_bytes() as i64);
         metrics.fragments.set(state.index.fragments() as i64);
         metrics.row_groups.set(state.index.cached_rows() as i64);
         metrics.jobs.set(state.holds.jobs(Instant::now()).len() as i64);

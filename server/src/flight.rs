@@ -5,6 +5,7 @@
 
 mod actions;
 mod adapt;
+pub mod ahead;
 mod doget;
 mod front;
 pub mod local;
@@ -26,6 +27,8 @@ pub struct Node {
     pub cache: Cache,
     pub keys: TicketKeys,
     pub metrics: Arc<Metrics>,
+    /// What jobs will read next.
+    pub ahead: ahead::Ahead,
     /// Where clients reach this node, as Flight locations: first over TCP.
     pub locations: Vec<String>,
     /// The unix socket, if there is one.

@@ -39,6 +39,7 @@ pub struct Metrics {
     pub held_bytes: IntGauge,
     pub pinned_bytes: IntGauge,
     pub evictable_bytes: IntGauge,
+    pub waiting_bytes: IntGauge,
     pub capacity_bytes: IntGauge,
     pub fragments: IntGauge,
     pub row_groups: IntGauge,
@@ -61,6 +62,7 @@ pub struct Metrics {
     pub maps_open: IntGauge,
     pub mapped_rows: IntCounter,
     pub map_errors: IntCounter,
+    pub ahead_bytes: IntCounter,
     pub request_seconds: HistogramVec,
     pub errors: IntCounterVec,
 }
@@ -125,6 +127,8 @@ impl Metrics {
             held_bytes: new.gauge("roost_cache_held_bytes", "Disk space of fragments that living jobs hold."),
             pinned_bytes: new.gauge("roost_cache_pinned_bytes", "Disk space of fragments that are pinned."),
             evictable_bytes: new.gauge("roost_cache_evictable_bytes", "Disk space of fragments that nobody holds."),
+            waiting_bytes: new
+                .gauge("roost_cache_waiting_bytes", "Bytes filled ahead that wait for jobs' next epochs."),
             capacity_bytes: new.gauge("roost_cache_capacity_bytes", "Disk space that fragments may take at present."),
             fragments: new.gauge("roost_cache_fragments", "Fragments kept."),
             row_groups: new.gauge("roost_cache_row_groups", "Row groups of which some column is kept."),
@@ -144,6 +148,7 @@ impl Metrics {
             streams_active: new.gauge("roost_streams_active", "DoGet streams open."),
             maps_open: new.gauge("roost_maps_open", "Tickets that clients on this host have mapped."),
             mapped_rows: new.counter("roost_mapped_rows_total", "Rows handed to clients on this host as maps."),
+            ahead_bytes: new.counter("roost_ahead_bytes_total", "Decoded bytes filled ahead of jobs' next epochs."),
             map_errors: new.counter(
                 "roost_map_errors_total",
                 "Map requests that were refused or ended early; most of these clients go on over Flight.",

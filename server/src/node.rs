@@ -15,6 +15,7 @@ use crate::dataset::footer_store::FooterStore;
 use crate::dataset::{Catalog, CatalogSettings, off_async};
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
+use crate::flight::ahead::{self, Ahead};
 use crate::flight::{DoGetLayer, FlightDoor, Node, local};
 use crate::http::{self, Readiness};
 use crate::metrics::Metrics;
@@ -125,6 +126,7 @@ pub async fn start(settings: Settings) -> Result<RunningNode> {
         cache: cache.clone(),
         keys: TicketKeys::new(&secret),
         metrics: metrics.clone(),
+        ahead: Ahead::default(),
         locations: std::iter::once(format!("grpc://{}", settings.advertised(grpc)))
             .chain(socket.iter().map(|path| local::location(path)))
             .collect(),
@@ -176,6 +178,7 @@ pub async fn start(settings: Settings) -> Result<RunningNode> {
         let cache = cache.clone();
         tokio::task::spawn_blocking(move || cache.recover());
     }
+    tokio::spawn(ahead::drive(node.clone(), settings.ahead_bandwidth, stopped.clone()));
     tokio::spawn(keep_house(cache, stopped));
     ready.send_replace(Readiness::Ready);
     Ok(RunningNode { grpc, http, node, stop, ready, servers, drain_timeout: settings.drain_timeout })
@@ -260,12 +263,18 @@ fn open_socket(
 ) -> Result<Option<(String, tokio::net::UnixListener)>> {
     let Some(path) = path else { return Ok(None) };
     let failed = |why: &dyn std::fmt::Display| {
-        let why = format!("unix socket {}: {why}; choose another with --socket, or none with --socket off", path.display());
+        let why =
+            format!("unix socket {}: {why}; choose another with --socket, or none with --socket off", path.display());
         if asked {
             return Err(Error::invalid(why));
         }
         tracing::warn!("{why}. Clients on this host can't map, they stream");
         Ok(None)
+    };
+    // Clients have working directories of their own.
+    let path = match std::path::absolute(&path) {
+        Ok(path) => path,
+        Err(error) => return failed(&error),
     };
     let Some(text) = path.to_str().map(str::to_owned) else { return failed(&"its path is not UTF-8") };
     if text.len() > SOCKET_PATH_MAX {

@@ -110,6 +110,15 @@ pub fn page(snapshot: &Snapshot, query: &Query) -> Result<Page> {
     Ok(Page { schema, tickets: page, info })
 }
 
+/// The schema that a plan reads, and the row groups that its order begins with: at most `count`, each by its object's place
+/// in the snapshot.
+pub fn head(snapshot: &Snapshot, query: &Query, count: u64) -> Result<(SchemaRef, Vec<(usize, Run)>)> {
+    let (schema, _) = project(snapshot, query.columns.as_deref())?;
+    let selection = Selection::new(snapshot, query)?;
+    let head = (0..selection.tickets().min(count)).map(|index| selection.place_of(selection.at(index))).collect();
+    Ok((schema, head))
+}
+
 /// Makes tickets of one plan.
 struct Maker<'a> {
     snapshot: &'a Snapshot,

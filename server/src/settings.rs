@@ -104,6 +104,10 @@ pub struct Settings {
     #[serde(with = "bytes_text")]
     pub coalesce_gap: u64,
 
+    /// The most that is fetched a second to warm the start of next epochs; 0 warms none. Default 100MiB.
+    #[serde(with = "bytes_text")]
+    pub ahead_bandwidth: u64,
+
     /// What is logged: a level, or `target=level` directives. Default `info`.
     pub log: String,
     /// How a log line looks. Default `text`.
@@ -174,6 +178,7 @@ impl Default for Settings {
             footer_read: 64 * KIB,
             piece_bytes: 4 * MIB,
             coalesce_gap: 32 * KIB,
+            ahead_bandwidth: 100 * MIB,
             log: "info".into(),
             log_format: LogFormat::Text,
         }

@@ -2,17 +2,20 @@
 
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use roost_proto::v1::Projection;
 
 use super::console::Failure;
-use crate::client::Client;
+use crate::client::{Client, Options};
 use crate::error::Error;
+use crate::map::Maps;
 use crate::nodes::{DEFAULT_NODE, NodeList};
 
 /// Which node to ask, and for whom to answer.
 #[derive(Debug, clap::Args)]
 pub(super) struct NodeArgs {
-    /// The node to ask: grpc://HOST:PORT, or a comma-separated list of which the first that answers is asked
+    /// The node to ask: grpc://HOST:PORT or grpc+unix:///PATH, or a comma-separated list of which the first that answers
+    /// is asked
     #[arg(long, env = "ROOST_NODE", default_value = DEFAULT_NODE, value_name = "ADDRESS")]
     pub(super) node: NodeList,
     /// Answer with JSON, for programs. The fields are listed below; errors become JSON on standard error
@@ -23,6 +26,36 @@ pub(super) struct NodeArgs {
 impl NodeArgs {
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         Ok(Client::connect(&self.node).await?)
+    }
+
+    pub(super) async fn connect_to_read(&self, reading: &ReadArgs) -> Result<Client, Failure> {
+        let options = Options { maps: reading.maps.into(), ..Options::default() };
+        Ok(Client::connect_with(&self.node, options).await?)
+    }
+}
+
+/// How tickets are read.
+#[derive(Debug, clap::Args)]
+pub(super) struct ReadArgs {
+    /// Whether to map the node's files instead of streaming what is in them
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = MapsArg::Auto)]
+    maps: MapsArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MapsArg {
+    /// Where the node is on this host
+    Auto,
+    /// Never
+    Off,
+}
+
+impl From<MapsArg> for Maps {
+    fn from(maps: MapsArg) -> Self {
+        match maps {
+            MapsArg::Auto => Self::Auto,
+            MapsArg::Off => Self::Off,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use indicatif::ProgressBar;
 use roost_proto::v1::PlanRequest;
 
-use super::args::{Columns, DatasetUrl, NodeArgs};
+use super::args::{Columns, DatasetUrl, NodeArgs, ReadArgs};
 use super::console::{Console, Failure};
 use super::{Exit, progress};
 use crate::client::Client;
@@ -41,6 +41,8 @@ pub struct Cat {
     #[arg(long, value_enum, conflicts_with = "json")]
     format: Option<Format>,
     #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
     pub(super) node: NodeArgs,
 }
 
@@ -64,7 +66,7 @@ impl Cat {
                 "an arrow stream is not for a terminal; write it to a file or a pipe: roost cat ... > rows.arrows";
             return Err(Failure::Usage(message.into()));
         }
-        let client = self.node.connect().await?;
+        let client = self.node.connect_to_read(&self.reading).await?;
         let request = PlanRequest {
             url: self.url.0,
             columns: self.columns.map(Into::into),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::TryStreamExt;
 use indicatif::ProgressBar;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -12,12 +11,13 @@ use roost_proto::v1::{CacheStats, PlanRequest};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::args::{Columns, DatasetUrl, NodeArgs};
+use super::args::{Columns, DatasetUrl, NodeArgs, ReadArgs};
 use super::console::{Console, Failure};
 use super::{Exit, progress, units};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::plan::Ticket;
+use crate::read::Part;
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -25,14 +25,17 @@ Examples:
   roost read s3://bucket/train/                            one epoch: how fast does it come?
   roost read s3://bucket/train/ --epochs 3 --shuffle-seed 7
   roost read s3://bucket/train/ --columns label --parallel 16 --json | jq .gb_per_second
+  roost read s3://bucket/train/ --maps off                 as a reader on another host would
 
-Rows and bytes are counted as they arrive and thrown away; nothing is decoded. Exit code 0 means \
-that every epoch had exactly the rows of the plan. Hits, misses and origin bytes are what the node \
-counted meanwhile, for all its readers.
+On the node's own host the files are mapped, elsewhere what is in them is streamed. Rows and bytes \
+are counted as they arrive and thrown away; what is mapped is brought into memory and not looked at. \
+Exit code 0 means that every epoch had exactly the rows of the plan. Hits, misses and origin bytes \
+are what the node counted meanwhile, for all its readers.
 
 JSON: one line an epoch.
-  epoch (from 1), url, tickets, rows, rows_planned, complete (they are equal),
-  bytes (Arrow data received), seconds, gb_per_second,
+  epoch (from 1), url, tickets, tickets_mapped, tickets_streamed (also in part),
+  rows, rows_planned, complete (they are equal),
+  bytes (Arrow data received or mapped), seconds, gb_per_second,
   hits, misses, bypasses, origin_requests, origin_bytes")]
 pub struct Read {
     /// A Parquet object, a prefix (ends with /), or a glob
@@ -53,6 +56,8 @@ pub struct Read {
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     job: String,
     #[command(flatten)]
+    reading: ReadArgs,
+    #[command(flatten)]
     pub(super) node: NodeArgs,
 }
 
@@ -61,6 +66,8 @@ struct Report<'a> {
     epoch: u32,
     url: &'a str,
     tickets: u64,
+    tickets_mapped: u64,
+    tickets_streamed: u64,
     rows: u64,
     rows_planned: u64,
     complete: bool,
@@ -76,7 +83,7 @@ struct Report<'a> {
 
 impl Read {
     pub(super) async fn run(self, console: &mut Console) -> Result<Exit, Failure> {
-        let client = self.node.connect().await?;
+        let client = self.node.connect_to_read(&self.reading).await?;
         let request = PlanRequest {
             url: self.url.0.clone(),
             columns: self.columns.clone().map(Into::into),
@@ -98,6 +105,8 @@ impl Read {
                 epoch,
                 url: &plan.info.url,
                 tickets: plan.tickets.len() as u64,
+                tickets_mapped: pulled.mapped,
+                tickets_streamed: pulled.streamed,
                 rows: pulled.rows,
                 rows_planned: plan.info.rows,
                 complete: pulled.rows == plan.info.rows,
@@ -143,12 +152,14 @@ fn line(report: &Report<'_>, elapsed: Duration) -> String {
         n => format!(", {} bypassed", units::grouped(n)),
     };
     format!(
-        "epoch {}: {}, {} in {}, {}; {} hits, {} misses{bypassed}; {} from the origin",
+        "epoch {}: {}, {} in {}, {}; {} mapped, {} streamed; {} hits, {} misses{bypassed}; {} from the origin",
         report.epoch,
         units::rows(report.rows),
         units::bytes(report.bytes),
         units::seconds(elapsed),
         units::rate(report.bytes, elapsed),
+        units::count(report.tickets_mapped, "ticket"),
+        units::grouped(report.tickets_streamed),
         units::grouped(report.hits),
         units::grouped(report.misses),
         units::bytes(report.origin_bytes),
@@ -181,12 +192,17 @@ impl Difference {
 struct Pulled {
     rows: u64,
     bytes: u64,
+    /// Tickets.
+    mapped: u64,
+    streamed: u64,
 }
 
 #[derive(Default)]
 struct Counts {
     rows: AtomicU64,
     bytes: AtomicU64,
+    mapped: AtomicU64,
+    streamed: AtomicU64,
 }
 
 /// Pulls all tickets, `parallel` at a time, each in a task of its own so that all cores work. The first failure ends all.
@@ -201,15 +217,21 @@ async fn pull(client: &Client, tickets: Vec<Ticket>, parallel: usize, bar: &Prog
         let (counts, bar) = (Arc::clone(&counts), bar.clone());
         tasks.spawn(async move {
             while let Some(ticket) = tickets.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let mut messages = std::pin::pin!(client.messages(ticket));
-                while let Some(message) = messages.try_next().await? {
-                    let body = message.flight.data_body.len() as u64;
-                    let rows = counts.rows.fetch_add(message.rows, Ordering::Relaxed) + message.rows;
-                    let bytes = counts.bytes.fetch_add(body, Ordering::Relaxed) + body;
-                    if message.rows > 0 {
-                        progress::show(&bar, bytes, rows);
+                let mut reader = client.parts(ticket)?;
+                while let Some(part) = reader.next().await? {
+                    let (rows, bytes) = match part {
+                        Part::Schema(_) => continue,
+                        Part::Mapped(mapped) => (mapped.batch.num_rows() as u64, mapped.bytes),
+                        Part::Streamed(message) => (message.rows, message.flight.data_body.len() as u64),
+                    };
+                    let all_bytes = counts.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                    let all_rows = counts.rows.fetch_add(rows, Ordering::Relaxed) + rows;
+                    if rows > 0 {
+                        progress::show(&bar, all_bytes, all_rows);
                     }
                 }
+                let way = if reader.is_streamed() { &counts.streamed } else { &counts.mapped };
+                way.fetch_add(1, Ordering::Relaxed);
             }
             Ok::<(), Error>(())
         });
@@ -217,5 +239,10 @@ async fn pull(client: &Client, tickets: Vec<Ticket>, parallel: usize, bar: &Prog
     while let Some(task) = tasks.join_next().await {
         task.map_err(|why| Error::internal(format!("a reading task ended early: {why}")))??;
     }
-    Ok(Pulled { rows: counts.rows.load(Ordering::Relaxed), bytes: counts.bytes.load(Ordering::Relaxed) })
+    Ok(Pulled {
+        rows: counts.rows.load(Ordering::Relaxed),
+        bytes: counts.bytes.load(Ordering::Relaxed),
+        mapped: counts.mapped.load(Ordering::Relaxed),
+        streamed: counts.streamed.load(Ordering::Relaxed),
+    })
 }

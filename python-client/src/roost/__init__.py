@@ -10,9 +10,16 @@
     for batch in plan.batches():
         ...
 
+    plan = client.plan("s3://bucket/train/", seed=7, epoch=3, rank=0, world_size=8)   # one order, shared by ranks
+    for batch in (reader := plan.batches(batch_size=256)):
+        state = reader.state_dict()                       # goes on here, also with other ranks
+
 Where no node answers, the same rows come straight from the origin, and one `DirectReadWarning` says so.
 """
 
+from roost import order
+from roost._epoch import merge as merge_states
+from roost._epoch_read import Batches
 from roost.client import Client, connect
 from roost.errors import (
     CancelledError,
@@ -31,6 +38,7 @@ from roost.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from roost.explain import Explanation, NodeShare
 from roost.plan import Piece, Plan, Ticket
 from roost.results import (
     CachedDataset,
@@ -46,6 +54,7 @@ from roost.results import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batches",
     "CacheDirectory",
     "CacheStats",
     "CachedDataset",
@@ -55,10 +64,12 @@ __all__ = [
     "DirectReadWarning",
     "EvictResult",
     "ExhaustedError",
+    "Explanation",
     "Failure",
     "InternalError",
     "InvalidRequestError",
     "Job",
+    "NodeShare",
     "NotCachedError",
     "NotFoundError",
     "PermissionDeniedError",
@@ -74,4 +85,6 @@ __all__ = [
     "WarmProgress",
     "WarmResult",
     "connect",
+    "merge_states",
+    "order",
 ]

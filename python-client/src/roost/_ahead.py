@@ -8,39 +8,51 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-
-import pyarrow as pa
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, Generic, TypeVar
 
 from roost.errors import UnsupportedError
 
 # At the interpreter's end a thread that waits for a node is not waited for longer.
 _LAST_SECONDS = 2.0
 
-Source = Callable[[], Iterator[pa.RecordBatch]]
+T = TypeVar("T")
+Source = Callable[[], Iterator[T]]
 
 
-class _Slot:
+def _size(batch: Any) -> int:
+    # Of wide batches, `nbytes` takes fifty times as long.
+    return int(batch.get_total_buffer_size())
+
+
+class _Slot(Generic[T]):
     """What one source has given and nobody has taken yet."""
 
     def __init__(self) -> None:
-        self.batches: deque[pa.RecordBatch] = deque()
+        self.batches: deque[T] = deque()
         self.nbytes = 0
         self.error: BaseException | None = None
         self.done = False
 
 
-class _Pull:
+class _Pull(Generic[T]):
     """The state that the threads and the consumer share; every field is guarded by `changed`."""
 
-    def __init__(self, sources: Sequence[Source], window: int | None, buffer: int | None) -> None:
+    def __init__(
+        self,
+        sources: Iterable[Source[T]],
+        window: int | None,
+        buffer: int | None,
+        size: Callable[[T], int] = _size,
+    ) -> None:
         self.changed = threading.Condition()
-        self.sources = sources
-        self.slots = [_Slot() for _ in sources]
-        self.window = len(sources) if window is None else window
+        self.sources = iter(sources)
+        #: Of the sources that were begun and not taken whole.
+        self.slots: deque[_Slot[T]] = deque()
+        self.window = window
         self.buffer = buffer
-        self.started = 0
-        self.taking = 0
+        self.size = size
+        self.ended = False
         self.stopped = False
         self.threads: list[threading.Thread] = []
 
@@ -58,10 +70,10 @@ class _Pull:
 
     def work(self) -> None:
         """A thread's work: pull one source after the other, until none is left."""
-        while (index := self._next()) is not None:
-            slot = self.slots[index]
+        while (begun := self._next()) is not None:
+            source, slot = begun
             try:
-                batches = self.sources[index]()
+                batches = source()
                 try:
                     for batch in batches:
                         if not self._put(slot, batch):
@@ -76,17 +88,30 @@ class _Pull:
                 slot.done = True
                 self.changed.notify_all()
 
-    def _next(self) -> int | None:
+    def _next(self) -> tuple[Source[T], _Slot[T]] | None:
         with self.changed:
             self.changed.wait_for(
-                lambda: self.stopped or self.started == len(self.sources) or self.started < self.taking + self.window
+                lambda: self.stopped or self.ended or self.window is None or len(self.slots) < self.window
             )
-            if self.stopped or self.started == len(self.sources):
+            if self.stopped or self.ended:
                 return None
-            self.started += 1
-            return self.started - 1
+            slot: _Slot[T] = _Slot()
+            try:
+                source = next(self.sources)
+            except StopIteration:
+                self.ended = True
+                self.changed.notify_all()
+                return None
+            except BaseException as error:
+                slot.error, slot.done, self.ended = error, True, True
+                self.slots.append(slot)
+                self.changed.notify_all()
+                return None
+            self.slots.append(slot)
+            return source, slot
 
-    def _put(self, slot: _Slot, batch: pa.RecordBatch) -> bool:
+    def _put(self, slot: _Slot[T], batch: T) -> bool:
+        size = self.size(batch)
         with self.changed:
             if self.buffer is not None:
                 limit = self.buffer
@@ -94,38 +119,44 @@ class _Pull:
             if self.stopped:
                 return False
             slot.batches.append(batch)
-            slot.nbytes += _size(batch)
+            slot.nbytes += size
             self.changed.notify_all()
             return True
 
-    def take(self, index: int) -> pa.RecordBatch | None:
-        """The next batch of a source; None at its end."""
-        slot = self.slots[index]
+    def take(self) -> T | None:
+        """The next batch; None behind the last one of the last source."""
         with self.changed:
-            if self.taking != index:
-                self.taking = index
+            while True:
+                self.changed.wait_for(self._is_ready)
+                if not self.slots:
+                    if self.ended:
+                        return None
+                    raise UnsupportedError(_FORKED)
+                slot = self.slots[0]
+                if slot.batches:
+                    batch = slot.batches.popleft()
+                    slot.nbytes -= self.size(batch)
+                    self.changed.notify_all()
+                    return batch
+                if slot.error is not None:
+                    raise slot.error
+                if not slot.done:
+                    raise UnsupportedError(_FORKED)
+                self.slots.popleft()
                 self.changed.notify_all()
-            self.changed.wait_for(lambda: slot.batches or slot.done or self.stopped)
-            if slot.batches:
-                batch = slot.batches.popleft()
-                slot.nbytes -= _size(batch)
-                self.changed.notify_all()
-                return batch
-            if slot.error is not None:
-                raise slot.error
-            if not slot.done:
-                raise UnsupportedError("these batches were begun before the process was forked: begin anew here")
-            return None
+
+    def _is_ready(self) -> bool:
+        if self.slots:
+            return bool(self.slots[0].batches) or self.slots[0].done or self.stopped
+        return self.ended or self.stopped
 
 
-def _size(batch: pa.RecordBatch) -> int:
-    # Of wide batches, `nbytes` takes fifty times as long.
-    return batch.get_total_buffer_size()
+_FORKED = "these batches were begun before the process was forked: begin anew here"
 
 
 # The threads are daemons, so that a generator nobody finished cannot keep the interpreter from ending; here they are
 # told to stop before it ends: a thread that is cut off keeps the locks it holds.
-_running: weakref.WeakSet[_Pull] = weakref.WeakSet()
+_running: weakref.WeakSet[_Pull[Any]] = weakref.WeakSet()
 
 
 @atexit.register
@@ -149,30 +180,39 @@ os.register_at_fork(after_in_child=_orphan_all)
 
 
 def in_order(
-    sources: Sequence[Source], *, workers: int, window: int | None = None, buffer: int | None = None
-) -> Iterator[pa.RecordBatch]:
+    sources: Iterable[Source[T]],
+    *,
+    workers: int,
+    window: int | None = None,
+    buffer: int | None = None,
+    size: Callable[[T], int] = _size,
+) -> Iterator[T]:
     """The batches of all `sources`, one source after the other, while `workers` threads pull.
 
     Args:
-        sources: functions that begin to read.
+        sources: functions that begin to read. Those of an iterator are asked for when a thread has room for one, by
+            that thread, one thread at a time; it should answer at once.
         workers: how many sources are pulled at a time.
         window: how many sources are pulled, or wait pulled, at most; None: no limit.
         buffer: bytes that one source may be ahead before its thread waits; None: no limit.
+        size: bytes of a batch.
 
     An error of a source is raised in its place. Closing the iterator stops the threads.
     """
-    pull = _Pull(sources, window, buffer)
+    if isinstance(sources, Sized):
+        workers = min(workers, len(sources))
+        if not workers:
+            return
+    pull = _Pull(sources, window, buffer, size)
     _running.add(pull)
     pull.threads = [
-        threading.Thread(target=pull.work, name=f"roost-pull-{number}", daemon=True)
-        for number in range(min(workers, len(sources)))
+        threading.Thread(target=pull.work, name=f"roost-pull-{number}", daemon=True) for number in range(workers)
     ]
     try:
         for thread in pull.threads:
             thread.start()
-        for index in range(len(sources)):
-            while (batch := pull.take(index)) is not None:
-                yield batch
+        while (batch := pull.take()) is not None:
+            yield batch
     finally:
         pull.stop()
         _running.discard(pull)

@@ -10,8 +10,10 @@ from roost.errors import InternalError
 from roost.plan import PackedSchema, Piece, Ticket
 
 
-def ticket(endpoint: Endpoint, dataset: str, schema: PackedSchema, urls: dict[str, str], doing: str) -> Ticket:
-    """A ticket from an endpoint of a plan. `urls` keeps one copy of each URL, which pickles once."""
+def ticket(
+    endpoint: Endpoint, dataset: str, schema: PackedSchema, urls: dict[str, str], doing: str, number: int
+) -> Ticket:
+    """A ticket from an endpoint of a plan, its `number`-th. `urls` keeps one copy of each URL, which pickles once."""
     try:
         info = _wire.EndpointInfo.FromString(endpoint.app_metadata)
     except DecodeError as error:
@@ -22,7 +24,20 @@ def ticket(endpoint: Endpoint, dataset: str, schema: PackedSchema, urls: dict[st
     if not endpoint.ticket or sum(piece.num_rows for piece in pieces) != info.rows:
         raise InternalError(f"{doing}: a ticket is empty, or the rows of its pieces do not add up to {info.rows}")
     locations = tuple(urls.setdefault(location, location) for location in endpoint.locations)
-    return Ticket(endpoint.ticket, dataset, pieces, info.rows, info.bytes, locations, schema)
+    return Ticket(
+        endpoint.ticket,
+        dataset,
+        pieces,
+        info.rows,
+        info.bytes,
+        locations,
+        schema,
+        # A node that knows of no blocks plans in the order of the data, where each ticket is one.
+        block=info.block if info.members else number,
+        members=info.members or 1,
+        from_row=info.from_row,
+        until_row=info.until_row if info.HasField("until_row") else None,
+    )
 
 
 def warm_progress(message: _wire.WarmProgress) -> results.WarmProgress:

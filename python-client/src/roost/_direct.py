@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import sys
 import threading
 import warnings
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from roost import _hive, _origin
+from roost import _footer, _hive, _origin
 from roost._origin import ObjectMeta
 from roost._unify import unify
 from roost.errors import (
@@ -65,17 +66,24 @@ def _callers_level() -> int:
 
 @dataclass(frozen=True)
 class DirectPlan:
-    """What `plan` found."""
+    """What `plan` found: everything, in the order of the data."""
 
     url: str
     schema: pa.Schema
     tickets: tuple[Ticket, ...]
-    fingerprint: str
-    num_rows: int
-    nbytes: int
+    #: Tickets of each object.
+    counts: tuple[int, ...]
+    #: Decoded bytes of all columns, estimated.
+    whole_nbytes: int
+    #: Encoded bytes of all objects.
+    encoded_nbytes: int
+    #: Hash of the objects, their sizes and row groups; a node makes the same of the same ones.
+    layout: str
+    #: Hash of the objects' identities and of the schema; a node makes another one.
+    identity: str
 
 
-def plan(url: str, columns: Sequence[str] | None, limit: int | None) -> DirectPlan:
+def plan(url: str, columns: Sequence[str] | None) -> DirectPlan:
     """Plans a data set from its listing and footers.
 
     Raises:
@@ -93,27 +101,30 @@ def plan(url: str, columns: Sequence[str] | None, limit: int | None) -> DirectPl
     schema = full if columns is None else project(full, columns, listing.url)
     packed = PackedSchema(schema)
     wanted = None if columns is None else set(columns)
-    fingerprint = hashlib.sha256(packed.to_bytes() + repr((listing.url, limit)).encode())
+    identity = hashlib.sha256(PackedSchema(full).to_bytes())
+    layout = hashlib.sha256()
     tickets: list[Ticket] = []
-    rows_left = limit
+    counts: list[int] = []
+    whole = 0
     for meta, fragment in zip(listing.objects, fragments, strict=True):
-        fingerprint.update(repr((meta.url, meta.size, meta.modified_ns)).encode())
-        for piece, nbytes in _pieces(meta.url, fragment, wanted):
-            if rows_left is not None:
-                if rows_left <= 0:
-                    break
-                kept = min(rows_left, piece.rows)
-                nbytes = nbytes * kept // piece.rows
-                piece = Piece(piece.url, piece.row_group, piece.row_groups, piece.rows, piece.rows - kept)
-                rows_left -= kept
-            tickets.append(Ticket(b"", listing.url, (piece,), piece.num_rows, nbytes, (), packed))
+        identity.update(repr((meta.url, meta.size, meta.modified_ns)).encode())
+        runs = list(_pieces(meta.url, fragment, wanted))
+        name = meta.url.encode()
+        layout.update(struct.pack("<Q", len(name)) + name + struct.pack("<QQ", meta.size, len(runs)))
+        for piece, nbytes, all_nbytes in runs:
+            layout.update(struct.pack("<IIQ", piece.row_group, piece.row_groups, piece.rows))
+            whole += all_nbytes
+            tickets.append(Ticket(b"", listing.url, (piece,), piece.num_rows, nbytes, (), packed, block=len(tickets)))
+        counts.append(len(runs))
     return DirectPlan(
         listing.url,
         schema,
         tuple(tickets),
-        fingerprint.hexdigest(),
-        sum(ticket.num_rows for ticket in tickets),
-        sum(ticket.nbytes for ticket in tickets),
+        tuple(counts),
+        whole,
+        sum(meta.size for meta in listing.objects),
+        layout.hexdigest(),
+        identity.hexdigest(),
     )
 
 
@@ -130,26 +141,24 @@ def project(schema: pa.Schema, columns: Sequence[str], url: str) -> pa.Schema:
     return pa.schema([schema.field(name) for name in columns], metadata=metadata)
 
 
-def _pieces(url: str, fragment: Any, wanted: set[str] | None) -> Iterator[tuple[Piece, int]]:
-    """Runs of consecutive row groups, with their estimated bytes of the columns wanted."""
+def _pieces(url: str, fragment: Any, wanted: set[str] | None) -> Iterator[tuple[Piece, int, int]]:
+    """Runs of consecutive row groups, as a node forms them, with decoded bytes of the columns wanted, and of all."""
     metadata = fragment.metadata
     first, count, rows, whole, nbytes = 0, 0, 0, 0, 0
-    for ordinal in range(metadata.num_row_groups):
-        group = metadata.row_group(ordinal)
-        full = rows + group.num_rows > _RUN_ROWS or whole + group.total_byte_size > _RUN_BYTES
-        if rows and group.num_rows and full:
-            yield Piece(url, first, count, rows), nbytes
+    leaves = [metadata.schema.column(leaf).path.split(".")[0] for leaf in range(metadata.num_columns)]
+    read = [wanted is None or leaf in wanted for leaf in leaves]
+    for ordinal, sizes in enumerate(_footer.decoded_bytes(metadata, fragment.physical_schema)):
+        group_rows, group_bytes = metadata.row_group(ordinal).num_rows, sum(sizes)
+        full = rows + group_rows > _RUN_ROWS or whole + group_bytes > _RUN_BYTES
+        if rows and group_rows and full:
+            yield Piece(url, first, count, rows), nbytes, whole
             first, count, rows, whole, nbytes = ordinal, 0, 0, 0, 0
         count += 1
-        rows += group.num_rows
-        whole += group.total_byte_size
-        if wanted is None:
-            nbytes += group.total_byte_size
-        else:
-            chunks = (group.column(leaf) for leaf in range(group.num_columns))
-            nbytes += sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in wanted)
+        rows += group_rows
+        whole += group_bytes
+        nbytes += sum(size for size, is_read in zip(sizes, read, strict=True) if is_read)
     if rows:
-        yield Piece(url, first, count, rows), nbytes
+        yield Piece(url, first, count, rows), nbytes, whole
 
 
 def read(ticket: Ticket, skip: int = 0) -> Iterator[pa.RecordBatch]:

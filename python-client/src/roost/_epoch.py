@@ -1,9 +1,10 @@
 """PURE: who has read what of an epoch, and what is left: cursors, states, and how states of all ranks become new work.
 
-The work of an epoch is a list of blocks. Rank r of W takes the places p ≡ r (mod W) of that list and keeps a cursor: its
-next place, and the row of that block's order at which to go on. Where the world changes its size, the cursors of all ranks
-leave a new list: the blocks that were begun first, then all that nobody began, in the order of the old one; the new ranks
-share it in the same way. A state is the plan's facts, the lists' cursors, and the reader's own.
+The work of an epoch is a list of blocks. Rank r of W takes the places p ≡ r (mod W) of that list and keeps a cursor:
+its next place, and the row of that block's order at which to go on. Where the world changes its size, the cursors of
+all ranks
+leave a new list: the blocks that were begun first, then all that nobody began, in the order of the old one; the new
+ranks share it in the same way. A state is the plan's facts, the lists' cursors, and the reader's own.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Window:
-    """What `skip` and `limit` leave of the blocks: from row `first_row` of block `first` to `end_row` of the last one."""
+    """What `skip` and `limit` leave: from row `first_row` of block `first` to row `end_row` of the last one."""
 
     first: int
     end: int
@@ -203,14 +204,15 @@ class Itinerary:
 
     def _restore(self, state: State) -> Cursor | None:
         self._done = [list(level) for level in state["done"]]
-        if "at" in state:
+        if "at" in state and (state["world"] > 1 or self.world == 1):
             if (state["rank"], state["world"]) != (self.rank, self.world):
                 raise InvalidRequestError(
-                    f"{self.facts.url}: this is the state of rank {state['rank']} of {state['world']} alone, and this is"
-                    f" rank {self.rank} of {self.world}: give a list with the states of all {state['world']}"
+                    f"{self.facts.url}: this is the state of rank {state['rank']} of {state['world']} alone, and this"
+                    f" is rank {self.rank} of {self.world}: give a list with the states of all {state['world']}"
                 )
             return Cursor.of(state["at"])
-        ranks = state["all"]
+        # One reader's state is of all of them if it was the only one.
+        ranks = state["all"] if "all" in state else [state["at"]]
         if len(ranks) == self.world:
             return Cursor.of(ranks[self.rank])
         self._done.append(list(_finished(ranks, _works(self.window, self._done)[-1])))

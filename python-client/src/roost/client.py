@@ -9,14 +9,15 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.flight as flight
-from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from roost import _convert, _direct, _flight_info, _stream, _wire
 from roost._ahead import in_order
 from roost._nodes import Nodes, parse_addresses
 from roost._origin import canonical
+from roost._planning import Planner, parse, plan_request
 from roost._progress import ProgressCallback, make_bar
+from roost._sources import by_footers, by_node
 from roost.errors import (
     InternalError,
     InvalidRequestError,
@@ -25,7 +26,7 @@ from roost.errors import (
     UnavailableError,
     from_flight,
 )
-from roost.plan import PackedSchema, Plan, Ticket
+from roost.plan import Plan, Ticket
 from roost.results import CachedDataset, CacheStats, EvictResult, WarmResult
 
 M = TypeVar("M", bound=Message)
@@ -86,6 +87,7 @@ class Client:
         self._fallback = fallback
         self._timeout = timeout
         self._maps = maps
+        self._planner = Planner(self._nodes, self._call_options)
         self._ways = _stream.Ways()
 
     @property
@@ -107,6 +109,14 @@ class Client:
         columns: Sequence[str] | None = None,
         *,
         limit: int | None = None,
+        skip: int = 0,
+        shuffle: str | bool | None = None,
+        seed: int | None = None,
+        epoch: int = 0,
+        block: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        even: str = "none",
         job: str | None = None,
         refresh: bool = False,
     ) -> Plan:
@@ -116,17 +126,27 @@ class Client:
             url: a Parquet object, a prefix (`s3://bucket/dir/`) or a glob (`s3://bucket/dir/*.parquet`); a local path
                 becomes a `file://` URL.
             columns: names of top-level columns, in the order wanted. None: all. `[]`: none, only row counts.
-            limit: at most so many rows, from the start.
+            limit: at most so many rows, from the start of the plan's order, behind those of `skip`.
+            skip: leave out so many rows at the start of the plan's order.
+            shuffle: "rows": row groups in a drawn order, and rows mixed within blocks of `block` row groups of
+                different objects. "row_groups": row groups in a drawn order, the rows of each as they lie. "none":
+                objects by path, row groups in order. None: "rows" if there is a `seed`, else "none".
+            seed, epoch: what orders are drawn from; the same give the same order, everywhere and for ever.
+            block: how many row groups are mixed with each other. None: so many that they take some 256 MiB, and that
+                there are at least 16 blocks.
+            rank, world_size: read only every `world_size`-th block, from the `rank`-th on. All ranks together read the
+                plan.
+            even: make ranks equally long. "drop": as the shortest; "repeat": as the longest, by reading rows again.
             job: a name for who reads: what a job reads is held in the cache while the job lives. None: the node makes
                 one up.
             refresh: list the origin again even where the node thinks it knows.
 
         Returns:
-            The plan. Its order is objects by path, and row groups in order.
+            The plan. Without a node it has the same order, where the node would see the same row groups.
 
         Raises:
             NotFoundError: nothing is there.
-            InvalidRequestError: no such column; a limit below 0; a URL that is none.
+            InvalidRequestError: no such column; an argument out of its bounds; a URL that is none.
             UnavailableError: no node answers, and `fallback` is off.
 
         Example:
@@ -134,24 +154,29 @@ class Client:
             >>> plan.num_rows, len(plan)                                                        # doctest: +SKIP
             (1000000, 128)
         """
-        request = _plan_request(url, columns, limit, job, refresh)
+        request = plan_request(
+            url,
+            columns,
+            limit=limit,
+            skip=skip,
+            shuffle=shuffle,
+            seed=seed,
+            epoch=epoch,
+            block=block,
+            rank=rank,
+            world_size=world_size,
+            even=even,
+            job=job,
+            refresh=refresh,
+        )
         try:
-            return self._plan_by_node(request)
+            return by_node(self, request, self._planner.plan(request))
         except UnavailableError as error:
             if not self._fallback:
                 raise
             reason = str(error)
         _direct.warn_once(reason)
-        found = _direct.plan(request.url, columns, limit)
-        return Plan(
-            self,
-            found.url,
-            found.schema,
-            found.tickets,
-            fingerprint=found.fingerprint,
-            num_rows=found.num_rows,
-            nbytes=found.nbytes,
-        )
+        return by_footers(self, request)
 
     def read(self, ticket: Ticket) -> pa.Table:
         """The rows of one ticket.
@@ -243,7 +268,7 @@ class Client:
             >>> print(roost.connect().warm("s3://bucket/train/", pin=True))   # doctest: +SKIP
             s3://bucket/train/: 128 of 128 row groups cached (0 before), 1,000,000 rows, 4.1 GiB; read 1.2 GiB from ...
         """
-        request = _wire.WarmRequest(plan=_plan_request(url, columns, None, None, False), pin=pin)
+        request = _wire.WarmRequest(plan=plan_request(url, columns), pin=pin)
         action = flight.Action("roost.warm", request.SerializeToString())
         doing = f"warming {request.plan.url}"
         bar = make_bar(doing, progress)
@@ -254,7 +279,7 @@ class Client:
                 (first, others), _ = self._nodes.ask(lambda client: _begin(client.do_action(action)), doing)
                 try:
                     for result in chain(first, others):
-                        last = _parse(_wire.WarmProgress, result.body, doing)
+                        last = parse(_wire.WarmProgress, result.body, doing)
                         bar.update(_convert.warm_progress(last))
                     break
                 except (pa.ArrowException, OSError) as error:
@@ -327,7 +352,7 @@ class Client:
         options = self._call_options()
         flights, _ = self._nodes.ask(lambda client: list(client.list_flights(options=options)), doing)
         infos = (_flight_info.parse(info).app_metadata for info in flights)
-        return [_convert.cached_dataset(_parse(_wire.CachedDataset, info, doing)) for info in infos]
+        return [_convert.cached_dataset(parse(_wire.CachedDataset, info, doing)) for info in infos]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -340,79 +365,18 @@ class Client:
         results, address = self._nodes.ask(lambda client: list(client.do_action(action, options)), doing)
         if len(results) != 1:
             raise InternalError(f"{doing}: {address} gave {len(results)} answers where one was due")
-        return _parse(answer, results[0].body, doing)
-
-    def _plan_by_node(self, request: _wire.PlanRequest) -> Plan:
-        for _ in range(_ATTEMPTS):
-            plan = self._plan_pages(request)
-            if plan is not None:
-                return plan
-        raise StalePlanError(f"planning {request.url}: its objects change faster than its plan can be read; try again")
-
-    def _plan_pages(self, request: _wire.PlanRequest) -> Plan | None:
-        """All pages of a plan; None where the data set changed between two of them."""
-        doing = f"planning {request.url}"
-        page = _wire.PlanRequest()
-        page.CopyFrom(request)
-        address: tuple[str, ...] = ()
-        tickets: list[Ticket] = []
-        urls: dict[str, str] = {}
-        first: _wire.PlanInfo | None = None
-        packed: PackedSchema | None = None
-        while True:
-            flight_info, answered = self._nodes.ask(
-                lambda client: client.get_flight_info(_descriptor(page), self._call_options()), doing, prefer=address
-            )
-            address = (answered,)
-            parsed = _flight_info.parse(flight_info)
-            info = _parse(_wire.PlanInfo, parsed.app_metadata, doing)
-            if first is None or packed is None:
-                first, packed = info, PackedSchema(flight_info.schema)
-                # The pages are one job's, and listing the origin anew between them would gain nothing.
-                page.job = info.job
-                page.refresh = False
-            elif info.fingerprint != first.fingerprint:
-                return None
-            dataset = info.url or request.url
-            tickets.extend(_convert.ticket(endpoint, dataset, packed, urls, doing) for endpoint in parsed.endpoints)
-            if not info.HasField("next"):
-                break
-            if info.next != len(tickets):
-                raise InternalError(f"{doing}: {answered} continues at ticket {info.next} after {len(tickets)} tickets")
-            setattr(page, "from", info.next)
-        if len(tickets) != first.tickets or sum(ticket.num_rows for ticket in tickets) != first.rows:
-            raise InternalError(
-                f"{doing}: {len(tickets)} tickets came where the plan has {first.tickets}, or their rows do not add up"
-                f" to {first.rows}"
-            )
-        return Plan(
-            self,
-            first.url or request.url,
-            packed.schema,
-            tuple(tickets),
-            fingerprint=first.fingerprint.hex(),
-            num_rows=first.rows,
-            nbytes=first.bytes,
-            job=first.job,
-        )
-
-    def _plan_batches(self, plan: Plan, prefetch: int) -> Iterator[pa.RecordBatch]:
-        if prefetch < 0:
-            raise InvalidRequestError(f"prefetch is {prefetch}: it is a number of tickets, 0 or more")
-        if prefetch == 0:
-            return (batch for ticket in plan.tickets for batch in self.read_batches(ticket))
-        pulled = prefetch + 1
-        return in_order(self._sources(plan), workers=pulled, window=pulled, buffer=_BUFFER_BYTES)
+        return parse(answer, results[0].body, doing)
 
     def _plan_table(self, plan: Plan, threads: int | None) -> pa.Table:
         if threads is None:
             threads = min(16, max(4, 2 * (os.cpu_count() or 1)))
         elif threads < 1:
             raise InvalidRequestError(f"threads is {threads}: at least one is needed")
-        return _table(in_order(self._sources(plan), workers=threads), plan.schema)
-
-    def _sources(self, plan: Plan) -> list[_Source]:
-        return [_Source(self, ticket) for ticket in plan.tickets]
+        first = plan.tickets[0] if plan.tickets else None
+        if plan.shuffle == "rows" or plan.even != "none" or (first is not None and first.from_row):
+            return _table(plan.batches(prefetch=min(threads, 2)), plan.schema)
+        sources = [_Source(self, ticket) for ticket in plan.tickets]
+        return _table(in_order(sources, workers=threads), plan.schema)
 
 
 class _Source:
@@ -432,42 +396,10 @@ def _rebuild(addresses: tuple[str, ...], fallback: bool, timeout: float, maps: b
     return Client(addresses, fallback=fallback, timeout=timeout, maps=maps)
 
 
-def _plan_request(
-    url: str | os.PathLike[str],
-    columns: Sequence[str] | None,
-    limit: int | None,
-    job: str | None,
-    refresh: bool,
-) -> _wire.PlanRequest:
-    request = _wire.PlanRequest(url=canonical(url), job=job or "", refresh=refresh)
-    if columns is not None:
-        if isinstance(columns, (str, bytes)):
-            raise InvalidRequestError(f"columns is {columns!r}: it must be a list of names, such as [{columns!r}]")
-        request.columns.SetInParent()
-        request.columns.names.extend(columns)
-    if limit is not None:
-        if limit < 0:
-            raise InvalidRequestError(f"limit is {limit}: it is a number of rows, 0 or more")
-        request.limit = limit
-    return request
-
-
 def _begin(results: Iterator[flight.Result]) -> tuple[list[flight.Result], Iterator[flight.Result]]:
     """The first of `results`, if there is one, and the others."""
     results = iter(results)
     return list(islice(results, 1)), results
-
-
-def _descriptor(request: _wire.PlanRequest) -> flight.FlightDescriptor:
-    packed = Any(type_url=_ANY_TYPE, value=request.SerializeToString())
-    return flight.FlightDescriptor.for_command(packed.SerializeToString())
-
-
-def _parse(message: type[M], data: bytes | pa.Buffer, doing: str) -> M:
-    try:
-        return message.FromString(data if isinstance(data, bytes) else data.to_pybytes())
-    except DecodeError as error:
-        raise InternalError(f"{doing}: the answer cannot be understood; is a Roost node there? ({error})") from error
 
 
 def _table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:

@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["SHUFFLES", "Order", "block_size", "permute", "row_order"]
 
 SHUFFLES = ("none", "row_groups", "rows")
+EVENS = ("none", "drop", "repeat")
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
@@ -93,7 +95,8 @@ def _drawn_order(n: int, key: int) -> Index:
         high[start:stop] = (drawn >> np.uint64(48)).astype(np.uint16)
     # Two stable passes, which numpy does by radix for 16 bits.
     order = np.argsort(low, kind="stable")
-    return order[np.argsort(high[order], kind="stable")]
+    ordered: Index = order[np.argsort(high[order], kind="stable")]
+    return ordered
 
 
 def permute(n: int, key: int, place: int) -> int:
@@ -126,7 +129,7 @@ def _permutations(counts: Index, keys: U64) -> U64:
     places = (np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.uint64)
     drawn = _mix_all(key + (places + np.uint64(1)) * np.uint64(_GAMMA)) >> np.uint64(32)
     whose = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
-    values = places[np.argsort(whose << np.uint64(32) | drawn, kind="stable")]
+    values: U64 = places[np.argsort(whose << np.uint64(32) | drawn, kind="stable")]
     large = np.nonzero(of > _SMALL)[0]
     values[large] = _walk(of[large], key[large], places[large])
     return values
@@ -134,7 +137,7 @@ def _permutations(counts: Index, keys: U64) -> U64:
 
 def _walk(n: U64, key: U64, place: U64) -> U64:
     """Large permutations, of arrays of equal length."""
-    values = place.copy()
+    values: U64 = place.copy()
     walking = np.arange(len(values))
     halves = ((np.frexp((n - np.uint64(1)).astype(np.float64))[1] + 1) // 2).astype(np.uint64)
     while len(walking):
@@ -239,7 +242,8 @@ class Order:
         deck = np.asarray(values, np.int64)[self._naturally[objects] + ordinals]
         hands = np.zeros(self._large * self.blocks, np.int64)
         hands[: self.row_groups] = deck
-        return hands.reshape(self._large, self.blocks).sum(axis=0)[self._hands()]
+        sums: Index = hands.reshape(self._large, self.blocks).sum(axis=0)[self._hands()]
+        return sums
 
     def _hand(self, block: int) -> int:
         if self.shuffle == "none":
@@ -337,10 +341,13 @@ def variance_inflation(
         return None
     if not row_groups:
         return 1.0
-    mixed = float((block if shuffle == "rows" else 1) * world)
+    # Blocks are equally large.
+    own = row_groups / math.ceil(row_groups / block) if shuffle == "rows" else 1.0
+    mixed = own * world
     if rows:
-        # A batch larger than what is mixed goes on into the next block.
-        mixed = max(mixed, batch * row_groups / rows)
+        # Some batches go on into the next block: they draw from more row groups.
+        share, unit = batch / world, own * rows / row_groups
+        mixed /= 1 - share / (3 * unit) if share <= unit else unit / share * (1 - unit / (3 * share))
     mixed = min(mixed, float(row_groups))
     return 1.0 + likeness * (batch - 1) / mixed * (1.0 - mixed / row_groups)
 
@@ -351,4 +358,6 @@ def recommended_block(*, batch: int, row_groups: int, world: int = 1, excess: fl
     if row_groups <= 1 or batch <= 1:
         return 1
     mixed = 1.0 / (excess / (batch - 1) + 1.0 / row_groups)
-    return max(1, min(row_groups, -int(-mixed // world)))
+    # Blocks are equally large, and each rank needs one.
+    blocks = max(math.floor(row_groups * world / mixed), min(world, row_groups))
+    return math.ceil(row_groups / blocks)

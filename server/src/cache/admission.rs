@@ -4,14 +4,20 @@
 //! set cached LRU hits 16 % of the time, never evicting hits 50 %, which is optimal. So what jobs hold is admitted until
 //! the cache is full, then bypassed. Held data sets share by bytes: one below its fair share grows by attrition of those
 //! above theirs. What nobody holds lies in a pool run by S3-FIFO (Yang et al., SOSP 2023) and makes room for everyone.
+//! What is warmed ahead of a job's next epoch has a small part of its own, which jobs can't fill.
 //! Pinned row groups leave only when the disk itself is short.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
+mod ring;
 mod s3_fifo;
 
+use self::ring::Ring;
 use self::s3_fifo::S3Fifo;
+
+/// While jobs warm ahead, one part in so many is theirs for it.
+const RING_PART: u64 = 20;
 
 /// Why a row group is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -19,6 +25,8 @@ pub enum Owner<S> {
     Pinned,
     /// Held for a data set that a living job reads.
     Held(S),
+    /// Warmed ahead of a job's next epoch.
+    Ahead,
     /// Evictable.
     Nobody,
 }
@@ -28,6 +36,7 @@ pub struct Policy<K, S> {
     entries: HashMap<K, Entry<S>>,
     sets: HashMap<S, HeldSet<K>>,
     pool: S3Fifo<K>,
+    ring: Ring<K>,
     pinned: BTreeMap<u64, K>,
     pinned_bytes: u64,
     held_bytes: u64,
@@ -54,6 +63,7 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
             entries: HashMap::new(),
             sets: HashMap::new(),
             pool: S3Fifo::new(),
+            ring: Ring::new(),
             pinned: BTreeMap::new(),
             pinned_bytes: 0,
             held_bytes: 0,
@@ -79,6 +89,31 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
             self.change_owner(&key, Owner::Nobody);
         }
         self.sets.remove(set);
+    }
+
+    /// Keeps a part for what is warmed ahead, or gives it up.
+    pub fn warm_ahead(&mut self, active: bool) {
+        if active {
+            self.ring.activate();
+        } else if self.ring.is_active() {
+            for key in self.ring.retire() {
+                self.change_owner(&key, Owner::Nobody);
+            }
+        }
+    }
+
+    /// A job begins the epoch that was warmed ahead for it.
+    pub fn begin_epoch(&mut self) {
+        self.ring.begin_epoch();
+    }
+
+    /// The most that may be warmed ahead.
+    pub fn ring_limit(&self, limit: u64) -> u64 {
+        if self.ring.is_active() { limit / RING_PART } else { 0 }
+    }
+
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring.bytes()
     }
 
     /// Adds `bytes` to a row group; a new one gets `owner`.
@@ -116,6 +151,7 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
     /// Notes a read.
     pub fn touch(&mut self, key: &K) {
         self.pool.touch(key);
+        self.ring.touch(key);
     }
 
     pub fn pinned_bytes(&self) -> u64 {
@@ -137,6 +173,14 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
     /// Makes room for `bytes` of `owner` when `used` of `limit` bytes are taken. Answers the row groups to evict, which
     /// are forgotten here; `None` when `owner` has no claim to the room it would take: bypass the cache.
     pub fn admit(&mut self, owner: &Owner<S>, bytes: u64, used: u64, limit: u64) -> Option<Vec<K>> {
+        if *owner == Owner::Ahead {
+            return self.admit_ahead(bytes, used, limit);
+        }
+        // What is warmed ahead, and the part kept for it, are not there for others.
+        let (used, limit) = (
+            used.saturating_sub(self.ring.bytes()),
+            limit.saturating_sub(self.ring_limit(limit).max(self.ring.bytes())),
+        );
         let mut need = (used.saturating_add(bytes)).saturating_sub(limit);
         if need == 0 {
             return Some(Vec::new());
@@ -146,7 +190,7 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
         }
         let claim = match owner {
             Owner::Held(set) => self.attrition(set, bytes, limit),
-            Owner::Pinned | Owner::Nobody => Vec::new(),
+            Owner::Pinned | Owner::Nobody | Owner::Ahead => Vec::new(),
         };
         let claimable: u64 = claim.iter().map(|(_, bytes)| bytes).sum();
         if self.pool.bytes().saturating_add(claimable) < need {
@@ -170,6 +214,36 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
         Some(evicted)
     }
 
+    /// Room in the part for what is warmed ahead: from what was read there, from the pool, and, since jobs may have filled
+    /// the part before it was kept, from the newest of what the largest set holds.
+    fn admit_ahead(&mut self, bytes: u64, used: u64, limit: u64) -> Option<Vec<K>> {
+        let displaced = self.ring.displace(bytes, self.ring_limit(limit))?;
+        let freed: u64 = displaced.iter().map(|(_, bytes)| bytes).sum();
+        let mut need = (used.saturating_add(bytes)).saturating_sub(limit.saturating_add(freed));
+        if need > self.pool.bytes().saturating_add(self.held_bytes) {
+            return None;
+        }
+        let mut evicted: Vec<K> = displaced.into_iter().map(|(key, _)| key).collect();
+        evicted.iter().for_each(|key| drop(self.detach(key)));
+        while need > 0 {
+            let (key, bytes) = match self.pool.evict() {
+                Some((key, bytes)) => {
+                    self.entries.remove(&key);
+                    (key, bytes)
+                }
+                None => {
+                    let largest = self.sets.values().max_by_key(|set| set.bytes)?;
+                    let key = largest.members.last_key_value()?.1.clone();
+                    let bytes = self.detach(&key)?.bytes;
+                    (key, bytes)
+                }
+            };
+            need = need.saturating_sub(bytes);
+            evicted.push(key);
+        }
+        Some(evicted)
+    }
+
     /// Row groups to evict so that `bytes` are freed: least valuable first, pinned ones last.
     pub fn shrink(&mut self, bytes: u64) -> Vec<K> {
         let mut freed = 0;
@@ -180,6 +254,8 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
                 freed += bytes;
                 evicted.push(key);
                 continue;
+            } else if let Some(key) = self.ring.least() {
+                Some(key)
             } else if let Some(largest) = self.sets.values().max_by_key(|s| s.bytes).filter(|s| s.bytes > 0) {
                 largest.members.last_key_value().map(|(_, key)| key.clone())
             } else {
@@ -248,6 +324,8 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
         // A set that was released meanwhile holds nothing.
         let owner = match owner {
             Owner::Held(set) if !self.sets.contains_key(&set) => Owner::Nobody,
+            // Nor is a part kept by now for what was begun while one was.
+            Owner::Ahead if !self.ring.is_active() => Owner::Nobody,
             same => same,
         };
         match &owner {
@@ -262,6 +340,7 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
                     self.held_bytes += bytes;
                 }
             }
+            Owner::Ahead => self.ring.insert(key.clone(), bytes),
             Owner::Nobody => self.pool.insert(key.clone(), bytes),
         }
         self.entries.insert(key, Entry { owner, bytes, sequence });
@@ -281,6 +360,7 @@ impl<K: Clone + Eq + Hash, S: Clone + Eq + Hash + Ord> Policy<K, S> {
                     self.held_bytes -= entry.bytes;
                 }
             }
+            Owner::Ahead => self.ring.remove(key),
             Owner::Nobody => self.pool.remove(key),
         }
         Some(entry)

@@ -43,6 +43,71 @@ fn shuffled_epochs_over_twice_the_cache_hit_half_the_time() {
     }
 }
 
+/// Reads epochs in shuffled orders, warming the start of each next one ahead. Answers the hits of each.
+fn epochs_warmed_ahead(policy: &mut P, limit: u64, count: u64) -> Vec<usize> {
+    let (mut used, owner) = (0, Owner::Held("a"));
+    policy.hold("a", 1000);
+    policy.warm_ahead(true);
+    (0..count)
+        .map(|epoch| {
+            policy.begin_epoch();
+            let next = shuffled(0..100, epoch + 2);
+            let mut hits = 0;
+            for key in shuffled(0..100, epoch + 1) {
+                hits += usize::from(read(policy, &mut used, limit, &owner, key, 10));
+                // As soon as there is room: the first of the next epoch that is missing.
+                let missing = next.iter().find(|key| policy.owner(key).is_none());
+                if let Some(&key) = missing
+                    && let Some(evicted) = policy.admit(&Owner::Ahead, 10, used, limit)
+                {
+                    used -= evicted.len() as u64 * 10;
+                    policy.add(key, Owner::Ahead, 10);
+                    used += 10;
+                }
+                assert!(used <= limit && policy.ring_bytes() <= policy.ring_limit(limit));
+            }
+            hits
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_warmed_ahead_is_hit_and_costs_jobs_its_part_only() {
+    let hits = epochs_warmed_ahead(&mut P::new(), 500, 6);
+    // 47 or 48 held, and more than the two or three of the ring at a time, as it is refilled behind the reader.
+    assert!(hits[1..].iter().all(|&hits| hits >= 50), "{hits:?}");
+}
+
+#[test]
+fn a_full_cache_gives_up_the_part_and_gets_it_back() {
+    let mut policy = P::new();
+    let mut used = 0;
+    policy.hold("a", 1000);
+    for key in 0..50 {
+        read(&mut policy, &mut used, 500, &Owner::Held("a"), key, 10);
+    }
+    assert_eq!(policy.admit(&Owner::Ahead, 10, used, 500), None, "nobody warms ahead");
+    policy.warm_ahead(true);
+    let evicted = policy.admit(&Owner::Ahead, 10, used, 500).unwrap();
+    assert_eq!(evicted, [49]);
+    policy.add(100, Owner::Ahead, 10);
+    for key in 101.. {
+        let Some(evicted) = policy.admit(&Owner::Ahead, 10, used, 500) else { break };
+        assert_eq!(evicted.len(), 1);
+        policy.add(key, Owner::Ahead, 10);
+    }
+    assert_eq!(policy.ring_bytes(), 20, "one in twenty, in whole row groups");
+    assert_eq!(policy.admit(&Owner::Ahead, 10, used, 500), None, "what waits is not pushed out");
+    policy.touch(&100);
+    assert_eq!(policy.admit(&Owner::Ahead, 10, used, 500), None, "its epoch has not begun");
+    policy.begin_epoch();
+    policy.touch(&100);
+    assert_eq!(policy.admit(&Owner::Ahead, 10, used, 500), Some(vec![100]));
+    policy.warm_ahead(false);
+    assert_eq!((policy.ring_bytes(), policy.evictable_bytes()), (0, 10));
+    assert_eq!(policy.admit(&Owner::Held("a"), 10, 490, 500), Some(vec![]));
+}
+
 #[test]
 fn a_newcomer_gets_its_share_and_no_more() {
     let mut policy = P::new();
@@ -118,15 +183,17 @@ enum Step {
     Release(u8),
     Remove(u8),
     Pin(u8),
+    WarmAhead(bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        8 => (0u8..40, 0u8..4).prop_map(|(k, o)| Step::Read(k, o)),
+        8 => (0u8..40, 0u8..5).prop_map(|(k, o)| Step::Read(k, o)),
         1 => (0u8..3).prop_map(Step::Hold),
         1 => (0u8..3).prop_map(Step::Release),
         1 => (0u8..40).prop_map(Step::Remove),
         1 => (0u8..40).prop_map(Step::Pin),
+        1 => any::<bool>().prop_map(Step::WarmAhead),
     ];
     proptest::collection::vec(step, 0..300)
 }
@@ -145,10 +212,11 @@ proptest! {
                 Step::Hold(s) => policy.hold(NAMES[s as usize], 300),
                 Step::Release(s) => policy.release(&NAMES[s as usize]),
                 Step::Remove(k) => { policy.remove(&u32::from(k)); model.remove(&u32::from(k)); }
+                Step::WarmAhead(active) => policy.warm_ahead(active),
                 Step::Pin(k) => policy.change_owner(&u32::from(k), Owner::Pinned),
                 Step::Read(k, o) => {
                     let (key, bytes) = (u32::from(k), u64::from(k % 7) + 10);
-                    let owner = NAMES.get(o as usize).filter(|n| policy.is_held(n)).map_or(Owner::Nobody, |n| Owner::Held(*n));
+                    let owner = if o == 4 { Owner::Ahead } else { NAMES.get(o as usize).filter(|n| policy.is_held(n)).map_or(Owner::Nobody, |n| Owner::Held(*n)) };
                     if policy.owner(&key).is_some() { policy.touch(&key); continue; }
                     let used = model.values().sum();
                     let before: HashMap<u32, Owner<&str>> =
@@ -158,6 +226,8 @@ proptest! {
                     for gone in evicted {
                         prop_assert!(model.remove(&gone).is_some());
                         match &before[&gone] {
+                            Owner::Ahead => prop_assert!(owner == Owner::Ahead, "took what waits for the next epoch"),
+                            Owner::Held(_) if owner == Owner::Ahead => {}
                             Owner::Pinned => prop_assert!(false, "evicted a pinned row group"),
                             Owner::Held(set) => prop_assert!(policy.set_bytes(set) + 16 >= shares[set]),
                             Owner::Nobody => {}
@@ -168,7 +238,7 @@ proptest! {
                     prop_assert!(model.values().sum::<u64>() <= limit);
                 }
             }
-            let sum = policy.pinned_bytes() + policy.held_bytes() + policy.evictable_bytes();
+            let sum = policy.pinned_bytes() + policy.held_bytes() + policy.evictable_bytes() + policy.ring_bytes();
             prop_assert_eq!(sum, model.values().sum::<u64>());
             prop_assert!(model.keys().all(|k| policy.owner(k).is_some()));
         }

@@ -87,10 +87,8 @@ pub enum Touch {
     Resident,
 }
 
-/// An open fragment.
+/// An open fragment. Holds no descriptor: there may be more fragments than a process may have files.
 pub struct Mapped {
-    /// For those who map it themselves.
-    file: File,
     owner: Arc<Owner>,
     data: Buffer,
     schema: SchemaRef,
@@ -100,13 +98,16 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Opens and checks a fragment's footer and dictionaries. Any error means that the file is damaged.
+    /// Opens and checks a fragment's footer and dictionaries. Any error but [`ErrorKind::Exhausted`] means that the file
+    /// is gone or damaged.
+    ///
+    /// [`ErrorKind::Exhausted`]: crate::error::ErrorKind::Exhausted
     pub fn open(path: &Path, name: FileName, space: Arc<SpaceGuard>) -> Result<Self> {
         let damaged = |e: &dyn std::fmt::Display| Error::corrupt(format!("{}: {e}", path.display()));
-        let file = File::open(path).map_err(|e| damaged(&e))?;
+        let file = open_file(path)?;
         // SAFETY: fragment files are never truncated or rewritten, by this process or, since the directory is locked, by
         // another node; what else could be done to them by hand is outside what a cache can defend against.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| damaged(&e))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| unopened(path, &e))?;
         let owner = Arc::new(Owner { map, _space: space });
         let data = Buffer::from(Bytes::from_owner(SharedOwner(owner.clone())));
         let (footer, _) = footer_of(&data).ok_or_else(|| damaged(&"no IPC footer"))?;
@@ -135,7 +136,7 @@ impl Mapped {
             let body = message.slice(block.metaDataLength() as usize);
             read_dictionary(&body, batch, &schema, &mut dictionaries, &MetadataVersion::V5).map_err(|e| damaged(&e))?;
         }
-        Ok(Self { file, owner, data, schema, blocks, dictionaries, checksums })
+        Ok(Self { owner, data, schema, blocks, dictionaries, checksums })
     }
 
     /// Columns at `columns` (positions in this fragment) of batch `index`, as arrays; ready as [`Self::ready`] says.
@@ -198,11 +199,6 @@ impl Mapped {
     /// Whether [`Self::verify`] has nothing to do.
     pub fn is_verified(&self, columns: &[usize], verified: &Verified) -> bool {
         (0..self.blocks.len()).all(|index| columns.iter().all(|&c| verified.get(index, c)))
-    }
-
-    /// The file, open a second time.
-    pub fn file(&self) -> std::io::Result<File> {
-        self.file.try_clone()
     }
 
     /// Columns at `columns` without rows, for their dictionaries.
@@ -328,6 +324,21 @@ impl Mapped {
             libc::mincore(address.cast_mut().cast(), length, pages.as_mut_ptr())
         };
         asked == 0 && pages.iter().all(|page| page & 1 == 1)
+    }
+}
+
+/// Opens a fragment's file; errors are those of [`Mapped::open`].
+pub fn open_file(path: &Path) -> Result<File> {
+    File::open(path).map_err(|e| unopened(path, &e))
+}
+
+/// A sound file is not to be taken for a damaged one because the process has too many files or maps just now.
+fn unopened(path: &Path, error: &std::io::Error) -> Error {
+    match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM) => {
+            Error::exhausted(format!("{} can't be opened now: {error}: come back later", path.display()))
+        }
+        _ => Error::corrupt(format!("{}: {error}", path.display())),
     }
 }
 

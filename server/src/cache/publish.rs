@@ -118,13 +118,13 @@ impl Inner {
             batch_rows: request.run.batch_rows,
             columns: fill.columns.clone(),
         };
-        let (inner, fill) = (self.clone(), fill.clone());
+        let (inner, fill, ahead) = (self.clone(), fill.clone(), request.ahead);
         off_async(move || {
             let reserved = fill.space().bytes();
             let Some(fragment) = inner.publish(&fill, info.clone(), writer, reserved)? else { return Ok(false) };
             let (url, dataset): (Arc<str>, Arc<str>) = (info.url.as_str().into(), info.dataset.as_str().into());
             let mut state = inner.state.lock();
-            let owner = state.owner_of(&url);
+            let owner = state.owner_for(&url, ahead);
             let added = state.index.add_fragment(key, &url, &dataset, fragment.clone());
             if added {
                 state.policy.add(key, owner, fragment.bytes);

@@ -33,6 +33,8 @@ pub struct ReadRequest {
     pub columns: Vec<u32>,
     /// The data set it is read through, canonical.
     pub dataset: Arc<str>,
+    /// Whether it is warmed for a job's next epoch, in the part of the cache that is kept for that.
+    pub ahead: bool,
 }
 
 impl ReadRequest {
@@ -191,7 +193,7 @@ impl Inner {
         let ordinals: Vec<usize> = columns.iter().map(|&c| c as usize).collect();
         let footer = &request.footer;
         let bytes = crate::dataset::runs::decoded_bytes(&footer.meta, &footer.schema, &request.run, &ordinals);
-        let owner: Owner<_> = state.owner_of(&request.url);
+        let owner: Owner<_> = state.owner_for(&request.url, request.ahead);
         let (used, limit) = (self.space.staying(), self.space.limit());
         let admitted = state.policy.admit(&owner, bytes, used, limit);
         let keep = admitted.is_some();
@@ -225,6 +227,10 @@ impl Inner {
         }
         let mapped = Arc::new(Mapped::open(&fragment.path, fragment.name, fragment.space.clone())?);
         self.maps.insert(fragment.id, mapped.clone());
+        // Who evicts unlinks first and forgets the map then: one that came in between would keep the file's space.
+        if !fragment.path.exists() {
+            self.maps.remove(&fragment.id);
+        }
         Ok(mapped)
     }
 
@@ -323,14 +329,13 @@ impl RunReader {
                 let key = self.request.run_key();
                 let key = key.ok_or_else(|| Error::internal("a fragment of an object without identity"))?;
                 let read = off_async(move || {
-                    inner
-                        .fragment_batch(&fragment, index as usize, &positions)
-                        .inspect_err(|why| inner.discard(key, &fragment, why))
+                    let read = inner.fragment_batch(&fragment, index as usize, &positions);
+                    read.map_err(|why| inner.give_up(key, (fragment, why)))
                 })
                 .await?;
                 match read {
                     Ok(columns) => Ok(Some(columns)),
-                    Err(_) => self.replace(part, true),
+                    Err(given_up) => given_up.and_then(|_| self.replace(part, true)),
                 }
             }
             Source::Fill(fill) => match fill.clone().batch(index as usize, positions).await {

@@ -93,6 +93,7 @@ impl Bench {
             run,
             columns: columns.to_vec(),
             dataset: object.url.clone(),
+            ahead: false,
         };
         footer.runs.iter().map(|run| request(*run)).collect()
     }

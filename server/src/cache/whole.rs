@@ -6,13 +6,13 @@ use std::sync::Arc;
 use arrow_array::{RecordBatch, RecordBatchOptions};
 
 use super::fill::Phase;
-use super::Inner;
 use super::index::Fragment;
-use super::mapped::Touch;
+use super::mapped::{Touch, open_file};
 use super::reader::{RunReader, Source};
 use super::space::SpaceGuard;
+use super::{Inner, RunKey};
 use crate::dataset::off_async;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ipc::Message;
 use crate::ipc::stored::{self, Layout};
 
@@ -36,25 +36,26 @@ impl RunReader {
             return Ok(Some(message));
         }
         let (inner, key) = (self.inner.clone(), self.key()?);
+        // Where a fragment turns out to be gone or damaged, reading it the other way looks for another source.
         off_async(move || match whole.message(&inner, index, Touch::Populate) {
-            Ok(message) => message,
-            // Reading it the other way finds it gone and looks for another source.
-            Err((fragment, why)) => {
-                inner.discard(key, &fragment, &why);
-                None
-            }
+            Ok(message) => Ok(message),
+            Err(damaged) => inner.give_up(key, damaged).map(|_| None),
         })
-        .await
+        .await?
     }
 
-    /// The columns asked for, without rows but with their dictionaries.
+    /// The columns asked for, without rows but with their dictionaries. `None` as for [`RunReader::stored`].
     pub async fn dictionaries(&mut self) -> Result<Option<RecordBatch>> {
         let Some(Whole { fragments, columns }) = self.fragments() else { return Ok(None) };
-        let (inner, schema) = (self.inner.clone(), self.schema().clone());
+        let (inner, key, schema) = (self.inner.clone(), self.key()?, self.schema().clone());
         off_async(move || {
             let mut arrays = Vec::with_capacity(fragments.len());
             for (fragment, positions) in &fragments {
-                arrays.push(inner.open_map(fragment)?.dictionaries(positions)?);
+                match inner.open_map(fragment).and_then(|map| map.dictionaries(positions)) {
+                    Ok(found) => arrays.push(found),
+                    // Evicted since its batch was read, most likely.
+                    Err(why) => return inner.give_up(key, (fragment.clone(), why)).map(|_| None),
+                }
             }
             let of = |&(file, position): &(usize, usize)| {
                 let at = fragments[file].1.iter().position(|p| *p == position)?;
@@ -63,10 +64,10 @@ impl RunReader {
             let columns = columns.iter().map(of).collect::<Option<Vec<_>>>();
             let columns = columns.ok_or_else(|| Error::internal("a column came from nowhere"))?;
             let options = RecordBatchOptions::new().with_row_count(Some(0));
-            RecordBatch::try_new_with_options(schema, columns, &options).map_err(|e| Error::internal(e.to_string()))
+            let batch = RecordBatch::try_new_with_options(schema, columns, &options);
+            batch.map(Some).map_err(|e| Error::internal(e.to_string()))
         })
         .await?
-        .map(Some)
     }
 
     /// Which fragments the row group is read from; empty while something is not a fragment.
@@ -89,14 +90,11 @@ impl RunReader {
                 return Ok(Some(RunFiles { files, columns: whole.columns }));
             }
             let (inner, key) = (self.inner.clone(), self.key()?);
-            let opened = off_async(move || {
-                let files = whole.files(&inner).map_err(|(fragment, why)| {
-                    inner.discard(key, &fragment, &why);
-                    fragment.id
-                })?;
-                Ok::<_, u64>(RunFiles { files, columns: whole.columns })
+            let opened = off_async(move || match whole.files(&inner) {
+                Ok(files) => Ok(Ok(RunFiles { files, columns: whole.columns })),
+                Err(damaged) => inner.give_up(key, damaged).map(Err),
             })
-            .await?;
+            .await??;
             match opened {
                 Ok(files) => return Ok(Some(files)),
                 Err(gone) => {
@@ -162,6 +160,17 @@ struct Whole {
 
 type Damaged = (Arc<Fragment>, Error);
 
+impl Inner {
+    /// Removes a fragment that is gone or damaged, and answers its id. One that only can't be opened now is an error.
+    pub(super) fn give_up(&self, key: RunKey, (fragment, why): Damaged) -> Result<u64> {
+        if why.kind() == ErrorKind::Exhausted {
+            return Err(why);
+        }
+        self.discard(key, &fragment, &why);
+        Ok(fragment.id)
+    }
+}
+
 impl Whole {
     /// One batch. `None`: codecs differ, or it may not be touched so.
     fn message(&self, inner: &Inner, index: u32, touch: Touch) -> Result<Option<Message>, Damaged> {
@@ -194,10 +203,9 @@ impl Whole {
         let mut files = Vec::with_capacity(self.fragments.len());
         for (fragment, positions) in &self.fragments {
             let verified = (!inner.settings.verify_always).then_some(&fragment.verified);
-            let checked = inner.open_map(fragment).and_then(|map| map.verify(positions, verified).map(|()| map));
-            let file = checked.and_then(|map| {
-                map.file().map_err(|e| Error::unavailable(format!("{} can't be opened again: {e}", fragment.path.display())))
-            });
+            let checked = inner.open_map(fragment).and_then(|map| map.verify(positions, verified));
+            // Names are unique: what is there by this name is what was checked.
+            let file = checked.and_then(|()| open_file(&fragment.path));
             files.push((file.map_err(|why| (fragment.clone(), why))?, fragment.space.clone()));
         }
         Ok(files)
@@ -210,7 +218,7 @@ impl Whole {
         }
         let files = self.fragments.iter().map(|(fragment, positions)| {
             let map = inner.map_at_hand(fragment)?;
-            let file = map.is_verified(positions, &fragment.verified).then(|| map.file().ok())?;
+            let file = map.is_verified(positions, &fragment.verified).then(|| open_file(&fragment.path).ok())?;
             Some((file?, fragment.space.clone()))
         });
         files.collect()

@@ -1,6 +1,7 @@
 //! One ticket → a stream of encoded messages. Used by both doors of DoGet: `front`, and tonic's service.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
@@ -25,6 +26,22 @@ use crate::plan::{ordinals, project_schema};
 pub enum Item {
     Message(Outgoing),
     End,
+}
+
+/// The items of a stream under way. It counts as one being served as long as this lives.
+pub struct Items {
+    receiver: mpsc::Receiver<Result<Item>>,
+    _serving: Serving,
+}
+
+impl Items {
+    pub async fn next(&mut self) -> Option<Result<Item>> {
+        self.receiver.recv().await
+    }
+
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Item>>> {
+        self.receiver.poll_recv(context)
+    }
 }
 
 /// The error of a stream that closed without its end.
@@ -64,7 +81,15 @@ fn unencoded(error: ArrowError) -> Error {
 /// Messages read ahead of the socket.
 const AHEAD: usize = 1;
 
-/// A ticket, accepted: it is genuine, its schema is known, it has a place, and what it reads is held.
+/// Where a ticket was brought. A map is no stream: it costs next to nothing while nobody asks for more, and has a limit of
+/// its own.
+#[derive(Clone, Copy)]
+pub enum Way {
+    Stream,
+    Map,
+}
+
+/// A ticket, accepted: it is genuine, its schema is known, a stream has its place, and what it reads is held.
 pub struct Order {
     pub node: Arc<Node>,
     pub payload: TicketPayload,
@@ -75,14 +100,12 @@ pub struct Order {
 }
 
 impl Order {
-    pub async fn accept(node: Arc<Node>, ticket: &Bytes) -> Result<Self> {
+    pub async fn accept(node: Arc<Node>, ticket: &Bytes, way: Way) -> Result<Self> {
         let (payload, after) = node.keys.verify(ticket)?;
-        let permit = node.streams.clone().try_acquire_owned().map_err(|_| {
-            Error::exhausted(format!(
-                "this node already serves {} streams, its limit (--max-streams): read fewer tickets at a time",
-                node.max_streams
-            ))
-        })?;
+        let place = match way {
+            Way::Stream => Some(Place::take(&node)?),
+            Way::Map => None,
+        };
         let fingerprint = payload.schema.as_ref().try_into().map_err(|_| Error::invalid("the ticket has no schema"))?;
         let schema = node.catalog.schema(fingerprint, &payload.dataset).await?;
         let schema = match &payload.columns {
@@ -98,7 +121,10 @@ impl Order {
         // What the ticket reads is held from here on: the fills that follow decide by it.
         let demand = node.catalog.known(&payload.dataset).map_or(0, |s| s.disk_bytes());
         let job = node.cache.begin(&payload.job, &payload.dataset, demand);
-        let serving = Serving::new(&node, permit, job);
+        if node.ahead.reads(&payload.job, &payload.dataset) {
+            node.cache.begin_epoch();
+        }
+        let serving = Serving { _place: place, _job: job };
         Ok(Self { node, payload, after, schema, serving })
     }
 
@@ -114,8 +140,8 @@ impl Order {
 }
 
 /// Starts to stream a ticket. Errors that are known at once are returned; later ones end the stream.
-pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Result<Item>>> {
-    let order = Order::accept(node, &ticket).await?;
+pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<Items> {
+    let order = Order::accept(node, &ticket, Way::Stream).await?;
     let first = order.after.map_or(0, |position| position.piece as usize);
     // The first piece is opened before the stream begins, so that most errors are the call's own.
     let opened = match order.payload.pieces.get(first) {
@@ -132,8 +158,8 @@ pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Res
         )));
     }
     let (sender, receiver) = mpsc::channel(AHEAD);
+    let Order { node, payload, after, schema, serving } = order;
     tokio::spawn(async move {
-        let Order { node, payload, after, schema, serving: _serving } = order;
         let pumped = tokio::select! {
             pumped = pump(&node, &payload, after, schema, opened, &sender) => pumped,
             // A reader that leaves frees its place at once, also while a fill waits for the origin.
@@ -142,24 +168,35 @@ pub async fn stream(node: Arc<Node>, ticket: Bytes) -> Result<mpsc::Receiver<Res
         // Who left meanwhile does not hear it.
         let _ = sender.send(pumped.map(|()| Item::End)).await;
     });
-    Ok(receiver)
+    Ok(Items { receiver, _serving: serving })
 }
 
-/// What a stream under way takes, given back however it ends.
+/// What a read under way takes, given back however it ends.
 struct Serving {
-    node: Arc<Node>,
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    _place: Option<Place>,
     _job: JobGuard,
 }
 
-impl Serving {
-    fn new(node: &Arc<Node>, permit: tokio::sync::OwnedSemaphorePermit, job: JobGuard) -> Self {
+/// One of the streams that the node serves at a time.
+struct Place {
+    node: Arc<Node>,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(node: &Arc<Node>) -> Result<Self> {
+        let permit = node.streams.clone().try_acquire_owned().map_err(|_| {
+            Error::exhausted(format!(
+                "this node already serves {} streams, its limit (--max-streams): read fewer tickets at a time",
+                node.max_streams
+            ))
+        })?;
         node.metrics.streams_active.inc();
-        Self { node: node.clone(), _permit: permit, _job: job }
+        Ok(Self { node: node.clone(), _permit: permit })
     }
 }
 
-impl Drop for Serving {
+impl Drop for Place {
     fn drop(&mut self) {
         self.node.metrics.streams_active.dec();
     }
@@ -377,6 +414,7 @@ async fn locate(
         run,
         columns: adapter.columns.clone(),
         dataset: payload.dataset.as_str().into(),
+        ahead: false,
     };
     Ok((request, run, adapter))
 }

@@ -16,15 +16,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame};
-use http_body_util::BodyExt;
 use prost::Message;
-use tokio::sync::mpsc;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::codec::{DecodeBuf, Decoder, Streaming};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::Node;
-use super::doget::{self, Item, Outgoing};
+use super::doget::{self, Item, Items, Outgoing};
 use crate::error::{Error, Result};
 use crate::plan::ticket::TICKET_MAX;
 
@@ -113,79 +113,92 @@ fn method_of(path: &str) -> &'static str {
 }
 
 async fn answer(node: Arc<Node>, request: Request<Body>) -> Response<Body> {
-    let started = Instant::now();
-    let opened = async {
-        let ticket = ticket_of(request).await?;
-        doget::stream(node.clone(), ticket).await
-    }
-    .await;
-    let measure = Measure { node, started };
-    match opened {
-        Ok(receiver) => {
-            let body = StreamBody { receiver, frames: VecDeque::new(), ended: false, measure };
+    let mut measure = Measure::begin(node.clone());
+    let ticket = match ticket_of(request).await {
+        Ok(ticket) => ticket,
+        Err(status) => {
+            measure.end(status.code());
+            return status.into_http();
+        }
+    };
+    match doget::stream(node, ticket).await {
+        Ok(items) => {
+            let body = StreamBody { items, frames: VecDeque::new(), ended: false, measure };
             let mut response = Response::new(Body::new(body));
             response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             response
         }
-        Err(error) => {
-            measure.end(Some(&error));
-            Status::from(error).into_http()
-        }
+        Err(error) => measure.fail(error).into_http(),
     }
 }
 
-/// Reads the one message of the request: a Flight ticket.
-async fn ticket_of(request: Request<Body>) -> Result<Bytes> {
-    let bad = |what: &str| Error::invalid(format!("DoGet: the request {what}"));
-    let mut body = request.into_body();
-    let mut data = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|e| Error::new(crate::error::ErrorKind::Cancelled, format!("the request broke off: {e}")))?;
-        if let Ok(part) = frame.into_data() {
-            if data.len() + part.len() > TICKET_MAX + 64 {
-                return Err(bad(&format!("is larger than {TICKET_MAX} bytes")));
-            }
-            data.extend_from_slice(&part);
-        }
+/// Reads the one message of the request, a Flight ticket, with tonic's own decoder: limits and refusals are the same as
+/// for other calls.
+async fn ticket_of(request: Request<Body>) -> std::result::Result<Bytes, Status> {
+    let encoding = request.headers().get("grpc-encoding").map(HeaderValue::as_bytes);
+    if let Some(encoding) = encoding.filter(|encoding| *encoding != b"identity") {
+        let encoding = String::from_utf8_lossy(encoding);
+        let mut status =
+            Status::unimplemented(format!("Content is compressed with `{encoding}` which isn't supported"));
+        status.metadata_mut().insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+        return Err(status);
     }
-    if data.len() < 5 {
-        return Err(bad("has no message"));
-    }
-    let (prefix, message) = data.split_at(5);
-    if prefix[0] != 0 {
-        return Err(Error::unsupported("DoGet: compressed requests are not supported"));
-    }
-    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
-    if length != message.len() {
-        return Err(bad("is cut off, or has more than one message"));
-    }
-    let ticket = Ticket::decode(message).map_err(|e| bad(&format!("is no Flight ticket: {e}")))?;
+    let mut messages = Streaming::new_request(TicketDecoder, request.into_body(), None, Some(TICKET_MAX));
+    let ticket = messages.message().await?.ok_or_else(|| Status::internal("Missing request message."))?;
+    messages.trailers().await?;
     Ok(ticket.ticket)
 }
 
+struct TicketDecoder;
+
+impl Decoder for TicketDecoder {
+    type Item = Ticket;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> std::result::Result<Option<Ticket>, Status> {
+        Ticket::decode(buffer).map(Some).map_err(|e| Status::internal(e.to_string()))
+    }
+}
+
+/// Counts a call, once, however it ends.
 struct Measure {
     node: Arc<Node>,
     started: Instant,
+    ended: bool,
 }
 
 impl Measure {
-    fn end(&self, error: Option<&Error>) {
-        let code = match error {
-            None => "0".to_owned(),
-            Some(error) => {
-                self.node.metrics.errors.with_label_values(&[error.kind().name()]).inc();
-                (Status::from(error.clone()).code() as i32).to_string()
-            }
-        };
-        let seconds = self.started.elapsed().as_secs_f64();
+    fn begin(node: Arc<Node>) -> Self {
+        Self { node, started: Instant::now(), ended: false }
+    }
+
+    /// Ends the call with an error, and answers what the caller is told.
+    fn fail(&mut self, error: Error) -> Status {
+        self.node.metrics.errors.with_label_values(&[error.kind().name()]).inc();
+        let status = Status::from(error);
+        self.end(status.code());
+        status
+    }
+
+    fn end(&mut self, code: Code) {
+        self.ended = true;
+        let (code, seconds) = ((code as i32).to_string(), self.started.elapsed().as_secs_f64());
         self.node.metrics.request_seconds.with_label_values(&["DoGet", &code]).observe(seconds);
+    }
+}
+
+impl Drop for Measure {
+    /// What was dropped on the way was cancelled by its caller, or by its caller's deadline.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Code::Cancelled);
+        }
     }
 }
 
 /// The response's body. Dropping it, as h2 does when the caller cancels, ends the stream behind it.
 struct StreamBody {
-    receiver: mpsc::Receiver<Result<Item>>,
+    items: Items,
     frames: VecDeque<Bytes>,
     ended: bool,
     measure: Measure,
@@ -206,7 +219,7 @@ impl HttpBody for StreamBody {
             if self.ended {
                 return Poll::Ready(None);
             }
-            let error = match std::task::ready!(self.receiver.poll_recv(context)) {
+            let error = match std::task::ready!(self.items.poll_next(context)) {
                 Some(Ok(Item::Message(outgoing))) => match frames(outgoing) {
                     Ok(frames) => {
                         self.frames = frames;
@@ -219,9 +232,14 @@ impl HttpBody for StreamBody {
                 None => Some(doget::broken_off()),
             };
             self.ended = true;
-            self.measure.end(error.as_ref());
+            let status = match error {
+                Some(error) => self.measure.fail(error),
+                None => {
+                    self.measure.end(Code::Ok);
+                    Status::ok("")
+                }
+            };
             let mut trailers = HeaderMap::new();
-            let status = error.map_or_else(|| Status::ok(""), Status::from);
             if status.add_header(&mut trailers).is_err() {
                 trailers.insert("grpc-status", HeaderValue::from_static("13"));
             }

@@ -23,8 +23,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use prost::Message;
 use roost_proto::v1::mapped_column::Values as Wire;
 use roost_proto::v1::{
-    FileColumn, MapError, MapHeader, MapReply, MapRequest, MappedColumn, MappedPiece, TicketPiece,
-    map_reply::Reply,
+    FileColumn, MapError, MapHeader, MapReply, MapRequest, MappedColumn, MappedPiece, TicketPiece, map_reply::Reply,
 };
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -34,7 +33,7 @@ use tokio::sync::mpsc;
 
 use super::Node;
 use super::adapt::Values;
-use super::doget::Order;
+use super::doget::{Order, Way};
 use crate::cache::SpaceGuard;
 use crate::dataset::schema::ipc_message;
 use crate::error::{Error, ErrorKind, Result};
@@ -195,12 +194,13 @@ async fn answer(
     wishes: &mut Wishes,
     door: &mut Door,
 ) -> std::result::Result<(), Refusal> {
-    let order = Order::accept(node.clone(), &request.ticket).await?;
+    let order = Order::accept(node.clone(), &request.ticket, Way::Map).await?;
     let first = match order.after {
         Some(after) => {
             let piece = &order.payload.pieces[after.piece as usize];
             if after.batch + 1 != order.run(piece).await?.batches() {
-                let error = Error::unsupported("a map starts at a whole row group, and the ticket is to be resumed within one");
+                let error =
+                    Error::unsupported("a map starts at a whole row group, and the ticket is to be resumed within one");
                 return Err(Refusal { error, use_flight: true });
             }
             after.piece + 1

@@ -100,7 +100,8 @@ pub async fn plan_page(node: &Node, request: &PlanRequest, pack: bool) -> Result
     });
     let cached = explained.transpose()?;
     let location = node.locations.first().cloned().unwrap_or_default();
-    crate::dataset::off_async(move || {
+    let (dataset, asked) = (snapshot.url.clone(), query.clone());
+    let page = crate::dataset::off_async(move || {
         let mut page = plan::page(&snapshot, &query)?;
         if let Some(cached) = cached {
             let has = |object: &SnapshotObject, run: Run| {
@@ -108,9 +109,11 @@ pub async fn plan_page(node: &Node, request: &PlanRequest, pack: bool) -> Result
             };
             page.info.explain = Some(explain::explain(&snapshot, &query, &location, has)?);
         }
-        Ok(page)
+        Ok::<_, Error>(page)
     })
-    .await?
+    .await??;
+    node.ahead.planned(&page.info.job, &dataset, &asked);
+    Ok(page)
 }
 
 fn query_of(request: &PlanRequest, pack: bool) -> Result<Query> {
@@ -222,11 +225,11 @@ impl FlightService for FlightDoor {
 
     async fn do_get(&self, request: Request<Ticket>) -> std::result::Result<Response<Self::DoGetStream>, Status> {
         // Reached only where a node is served without the layer in front.
-        let receiver = doget::stream(self.node.clone(), request.into_inner().ticket).await?;
-        let stream = stream::unfold(Some(receiver), |receiver| async move {
-            let mut receiver = receiver?;
-            match receiver.recv().await {
-                Some(Ok(Item::Message(message))) => Some((Ok(flight_data(message)), Some(receiver))),
+        let items = doget::stream(self.node.clone(), request.into_inner().ticket).await?;
+        let stream = stream::unfold(Some(items), |items| async move {
+            let mut items = items?;
+            match items.next().await {
+                Some(Ok(Item::Message(message))) => Some((Ok(flight_data(message)), Some(items))),
                 Some(Ok(Item::End)) => None,
                 Some(Err(error)) => Some((Err(error.into()), None)),
                 None => Some((Err(doget::broken_off().into()), None)),

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use prost::Message;
@@ -62,7 +63,7 @@ pub async fn warm(node: Arc<Node>, request: WarmRequest) -> Result<Results> {
             let (node, snapshot, schema) = (node.clone(), snapshot.clone(), schema.clone());
             async move {
                 let object = &snapshot.objects[object];
-                let outcome = fill(&node, &snapshot, object, run, schema).await;
+                let outcome = fill(&node, &snapshot, object, run, schema, false).await;
                 (format!("{}#rg{}", object.meta.url, run.first), run, outcome)
             }
         });
@@ -122,12 +123,14 @@ fn count(progress: &mut WarmProgress, id: String, run: Run, outcome: Result<(War
     }
 }
 
-async fn fill(
+/// Fills the columns of `schema` of one row group. `ahead`: in the part of the cache kept for next epochs.
+pub async fn fill(
     node: &Node,
     snapshot: &Snapshot,
     object: &SnapshotObject,
     run: Run,
-    schema: arrow_schema::SchemaRef,
+    schema: SchemaRef,
+    ahead: bool,
 ) -> Result<(Warmed, u64)> {
     let footer = node.catalog.footer(&object.meta).await?;
     let adapter = Adapter::new(&object.meta.url, &snapshot.base, &footer.schema, schema)?;
@@ -141,6 +144,7 @@ async fn fill(
         run,
         columns: adapter.columns,
         dataset: snapshot.url.clone(),
+        ahead,
     };
     Ok((node.cache.warm(&request).await?, bytes))
 }

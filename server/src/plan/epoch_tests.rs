@@ -110,7 +110,7 @@ proptest! {
         limit in proptest::option::of(0u64..500),
     ) {
         let snapshot = snapshot(&objects);
-        let skip = if skip < 150 { 0 } else { skip - 150 };
+        let skip = skip.saturating_sub(150);
         let whole = model(&snapshot, order);
         let sequence: Vec<(u64, Row)> =
             (0..).zip(&whole).flat_map(|(b, rows)| rows.iter().map(move |row| (b, row.clone()))).collect();
@@ -173,7 +173,10 @@ fn fingerprints_are_of_the_sequence_and_not_of_who_reads() {
     assert_eq!(one, fingerprint(&Query { shard, even: Even::Drop, ..query(rows) }));
     assert_eq!(one, fingerprint(&Query { blocks: vec![3], block_rows: true, ..query(rows) }));
     // A seed draws nothing where nothing is shuffled, and sizes that come to the same blocks are the same.
-    assert_eq!(fingerprint(&query(Shuffling::default())), fingerprint(&query(Shuffling { seed: 9, ..Default::default() })));
+    assert_eq!(
+        fingerprint(&query(Shuffling::default())),
+        fingerprint(&query(Shuffling { seed: 9, ..Default::default() }))
+    );
     let (six, seven) = (Shuffling { block: 39, ..rows }, Shuffling { block: 20, ..rows });
     assert_eq!(fingerprint(&query(six)), fingerprint(&query(seven)));
 }

@@ -118,7 +118,8 @@ impl Shuffling {
     pub fn block_of(&self, n: u64, bytes: u64) -> Result<u64> {
         match (self.shuffle, self.block) {
             (Shuffle::Rows, 0) => {
-                let fit = (u128::from(BLOCK_BYTES) * u128::from(n) / u128::from(bytes.max(1))).min(u128::from(n)) as u64;
+                let fit =
+                    (u128::from(BLOCK_BYTES) * u128::from(n) / u128::from(bytes.max(1))).min(u128::from(n)) as u64;
                 Ok(fit.min(n.div_ceil(BLOCKS_MIN)).max(1))
             }
             (Shuffle::Rows, block) => Ok(block.min(n.max(1))),

@@ -105,7 +105,8 @@ fn small_permutations_are_fair() {
         let orders: u64 = (1..=n).product();
         let expected = draws as f64 / orders as f64;
         let absent = orders - counts.len() as u64;
-        let chi2 = counts.values().map(|&c| (c as f64 - expected).powi(2) / expected).sum::<f64>() + absent as f64 * expected;
+        let chi2 =
+            counts.values().map(|&c| (c as f64 - expected).powi(2) / expected).sum::<f64>() + absent as f64 * expected;
         let freedom = (orders - 1) as f64;
         assert!(chi2 < freedom + 5.0 * (2.0 * freedom).sqrt() + 5.0, "{n}: chi² {chi2} of {freedom}");
     }
@@ -190,8 +191,7 @@ fn vectors_hold() {
             _ => Shuffle::Rows,
         };
         let counts = numbers(&case["counts"]);
-        let found =
-            order(&counts, shuffle, number(&case["seed"]), number(&case["epoch"]), number(&case["block"]));
+        let found = order(&counts, shuffle, number(&case["seed"]), number(&case["epoch"]), number(&case["block"]));
         assert_eq!(found.blocks(), number(&case["blocks"]), "{case}");
         for expected in case["members"].as_array().unwrap() {
             let block = number(&expected["block"]);

@@ -100,9 +100,14 @@ impl<'a> Selection<'a> {
     }
 
     pub fn run(&self, place: Place) -> (&'a SnapshotObject, Run) {
+        let (object, run) = self.place_of(place);
+        (&self.snapshot.objects[object], run)
+    }
+
+    /// The same, with the object's place in the snapshot.
+    pub fn place_of(&self, place: Place) -> (usize, Run) {
         let (object, run) = self.order.member(place.block, place.member);
-        let object = &self.snapshot.objects[object];
-        (object, object.runs[run])
+        (object, self.snapshot.objects[object].runs[run])
     }
 
     /// What the window leaves out of a block; `rows`: of the row group.

@@ -229,6 +229,14 @@ pub struct ServeArgs {
     #[arg(long, env = "ROOST_COALESCE_GAP", value_name = "SIZE", help_heading = "Origins", value_parser = parse_bytes)]
     pub coalesce_gap: Option<u64>,
 
+    /// Fetch at most so much a second to warm the start of jobs' next epochs; 0 warms none [default: 100MiB]
+    ///
+    /// While readers wait for the origin it takes at most a twentieth of what they fetch, whatever is given here.
+    #[arg(
+        long, env = "ROOST_AHEAD_BANDWIDTH", value_name = "SIZE", help_heading = "Origins", value_parser = parse_bytes
+    )]
+    pub ahead_bandwidth: Option<u64>,
+
     /// What to log: error, warn, info, debug, trace, or target=level directives [default: info]
     #[arg(long, env = "ROOST_LOG", value_name = "FILTER", help_heading = "Logs, on standard error")]
     pub log: Option<String>,
@@ -259,7 +267,7 @@ impl ServeArgs {
             {
                 listen, http, socket, socket_mode, insecure, cache_dir, capacity, min_free, verify, compression, job_grace, revalidate, footer_cache,
                 memory, decode_threads, max_streams, max_maps, drain_timeout, allow, origin_concurrency, request_timeout,
-                connect_timeout, retries, retry_timeout, footer_read, piece_bytes, coalesce_gap, log, log_format
+                connect_timeout, retries, retry_timeout, footer_read, piece_bytes, coalesce_gap, ahead_bandwidth, log, log_format
             },
             { advertise, secret_file }
         );

@@ -201,6 +201,7 @@ fn every_flag_reaches_its_setting() {
         "--footer-read=11KiB",
         "--piece-bytes=128KiB",
         "--coalesce-gap=13KiB",
+        "--ahead-bandwidth=14KiB",
         "--log=debug",
         "--log-format=json",
     ]);
@@ -234,6 +235,7 @@ fn every_flag_reaches_its_setting() {
         footer_read: 11 * KIB,
         piece_bytes: 128 * KIB,
         coalesce_gap: 13 * KIB,
+        ahead_bandwidth: 14 * KIB,
         log: "debug".into(),
         log_format: LogFormat::Json,
     };

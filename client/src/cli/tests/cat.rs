@@ -122,3 +122,13 @@ async fn a_failure_in_the_midst_is_1_whatever_was_printed() {
     assert_eq!(ended.json().len(), 20);
     assert!(ended.err.contains("a page is damaged"), "{}", ended.err);
 }
+
+#[tokio::test]
+async fn rows_are_the_same_mapped_and_streamed() {
+    let fake = Fake::new(2, 2);
+    let door = fake.open_door();
+    let mapped = roost("cat s3://bucket/train/ --limit 0 --json", &fake).await;
+    assert_eq!((mapped.json().len(), door.state().asked.len(), fake.state().gets.len()), (40, 2, 0));
+    let streamed = roost("cat s3://bucket/train/ --limit 0 --json --maps off", &fake).await;
+    assert_eq!((streamed.out == mapped.out, fake.state().gets.len()), (true, 2));
+}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::maps::MapFault;
 use crate::testing::{Fault, URL};
 use serde_json::json;
 use tonic::Status;
@@ -16,7 +17,10 @@ async fn each_epoch_is_a_line_and_the_plan_is_made_once() {
     assert_eq!(lines.len(), 3);
     for (index, line) in lines.iter().enumerate() {
         assert!(line.starts_with(&format!("epoch {}: 200 rows, ", index + 1)), "{line}");
-        assert!(line.ends_with(" GB/s; 10 hits, 0 misses; 70 B from the origin"), "{line}");
+        assert!(
+            line.ends_with(" GB/s; 0 tickets mapped, 10 streamed; 10 hits, 0 misses; 70 B from the origin"),
+            "{line}"
+        );
     }
     let plans = fake.state().plans.clone();
     assert_eq!((plans.len(), plans[0].job.as_str()), (1, "train"));
@@ -35,6 +39,8 @@ async fn json_is_a_line_an_epoch() {
         "epoch",
         "url",
         "tickets",
+        "tickets_mapped",
+        "tickets_streamed",
         "rows",
         "rows_planned",
         "complete",
@@ -119,4 +125,25 @@ async fn a_reader_that_left_does_not_stop_the_epochs() {
     let (exit, _) = roost_to(BrokenPipe(0), "read s3://bucket/train/ --epochs 2", &node.address.to_string()).await;
     assert_eq!(exit, Exit::Success);
     assert_eq!(order(&fake).len(), 4);
+}
+
+#[tokio::test]
+async fn what_is_mapped_is_counted_and_can_be_switched_off() {
+    let fake = Fake::new(4, 2);
+    let door = fake.open_door();
+    door.state().faults.push_back(MapFault::CloseAfter(1));
+    let ended = roost("read s3://bucket/train/ --parallel 1 --json", &fake).await.json();
+    let ways = |line: &Value| (line["tickets_mapped"].clone(), line["tickets_streamed"].clone(), line["rows"].clone());
+    // The first broke, and the others left the socket alone.
+    assert_eq!(ways(&ended[0]), (json!(0), json!(4), json!(80)));
+    let ended = roost("read s3://bucket/train/ --parallel 1 --json --epochs 2", &fake).await.json();
+    assert_eq!(ways(&ended[1]), (json!(4), json!(0), json!(80)));
+    let bytes = ended[1]["bytes"].as_u64().unwrap();
+    assert!(bytes > 80 * 8, "{bytes}");
+    let ended = roost("read s3://bucket/train/ --parallel 1 --maps auto", &fake).await;
+    assert!(ended.out().contains("; 4 tickets mapped, 0 streamed; "), "{}", ended.out());
+    door.state().asked.clear();
+    let ended = roost("read s3://bucket/train/ --json --maps off", &fake).await.json();
+    assert_eq!(ways(&ended[0]), (json!(0), json!(4), json!(80)));
+    assert_eq!(door.state().asked, [] as [usize; 0]);
 }
