@@ -244,7 +244,7 @@ async fn what_is_cached_is_served_while_the_origin_is_away() {
         let requests = bench.requests_at(URL, columns);
         async move { requests.await.into_iter().map(|r| ReadRequest { object: Err(away.clone()), ..r }).collect() }
     };
-    let (cached, more): (Vec<_>, Vec<_>) = (requests(&[2, 0]).await, requests(&[0, 1]).await);
+    let (cached, more): (Vec<_>, Vec<_>) = (Box::pin(requests(&[2, 0])).await, Box::pin(requests(&[0, 1])).await);
     origin.be(Mood::Away);
     Bench::same(&bench.rows(cached).await.unwrap(), &table, &[2, 0]);
     let error = bench.rows(more).await.unwrap_err();
