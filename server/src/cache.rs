@@ -39,7 +39,7 @@ use self::mapped::Mapped;
 pub use self::reader::{ReadRequest, RunReader, Warmed};
 use self::recover::Recovery;
 pub use self::space::{Limit, Space, SpaceGuard, SpaceSettings};
-pub use self::whole::RunFiles;
+pub use self::whole::{RunFiles, StoredBatch};
 use crate::dataset::off_async;
 use crate::decode::Decoder;
 use crate::error::{Error, Result};

@@ -13,8 +13,7 @@ use super::space::SpaceGuard;
 use super::{Inner, RunKey};
 use crate::dataset::off_async;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipc::Message;
-use crate::ipc::stored::{self, Layout};
+use crate::ipc::stored::Layout;
 
 /// How often fragments that turn out to be damaged, or evicted meanwhile, are replaced before a caller is told.
 const ATTEMPTS: usize = 4;
@@ -26,19 +25,26 @@ pub struct RunFiles {
     pub columns: Vec<(usize, usize)>,
 }
 
+/// A batch as it lies in the fragments.
+pub struct StoredBatch {
+    pub layouts: Vec<Layout>,
+    /// For each column asked for: its layout, and its position there.
+    pub columns: Vec<(usize, usize)>,
+}
+
 impl RunReader {
-    /// Batch `index` as one message of slices. `None` where that can't be: something is not a fragment (yet), or the
-    /// fragments' codecs differ; then [`RunReader::batch`] has it.
-    pub async fn stored(&mut self, index: u32) -> Result<Option<Message>> {
+    /// Batch `index` as it is stored. `None` where that can't be: something is not a fragment (yet); then
+    /// [`RunReader::batch`] has it.
+    pub async fn stored(&mut self, index: u32) -> Result<Option<StoredBatch>> {
         let Some(whole) = self.fragments() else { return Ok(None) };
         // What is in memory is not worth another thread: two switches cost more than the header.
-        if let Some(message) = whole.message(&self.inner, index, Touch::Resident).unwrap_or_default() {
-            return Ok(Some(message));
+        if let Some(batch) = whole.batch(&self.inner, index, Touch::Resident).unwrap_or_default() {
+            return Ok(Some(batch));
         }
         let (inner, key) = (self.inner.clone(), self.key()?);
         // Where a fragment turns out to be gone or damaged, reading it the other way looks for another source.
-        off_async(move || match whole.message(&inner, index, Touch::Populate) {
-            Ok(message) => Ok(message),
+        off_async(move || match whole.batch(&inner, index, Touch::Populate) {
+            Ok(batch) => Ok(batch),
             Err(damaged) => inner.give_up(key, damaged).map(|_| None),
         })
         .await?
@@ -172,8 +178,8 @@ impl Inner {
 }
 
 impl Whole {
-    /// One batch. `None`: codecs differ, or it may not be touched so.
-    fn message(&self, inner: &Inner, index: u32, touch: Touch) -> Result<Option<Message>, Damaged> {
+    /// One batch. `None`: it may not be touched so.
+    fn batch(&self, inner: &Inner, index: u32, touch: Touch) -> Result<Option<StoredBatch>, Damaged> {
         let mut layouts: Vec<Layout> = Vec::with_capacity(self.fragments.len());
         for (fragment, positions) in &self.fragments {
             let verified = (!inner.settings.verify_always).then_some(&fragment.verified);
@@ -190,12 +196,7 @@ impl Whole {
                 None => return Ok(None),
             }
         }
-        let Some(first) = layouts.first() else { return Ok(None) };
-        if layouts.iter().any(|other| other.codec != first.codec || other.rows != first.rows) {
-            return Ok(None);
-        }
-        let picked = self.columns.iter().map(|&(file, position)| (&layouts[file], position));
-        Ok(Some(stored::join(first.rows, first.codec, picked)))
+        Ok(Some(StoredBatch { layouts, columns: self.columns.clone() }))
     }
 
     /// The files, checked where they were not yet.

@@ -9,7 +9,7 @@ use arrow_array::{
     StructArray, new_null_array,
 };
 use arrow_cast::{CastOptions, cast_with_options};
-use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use arrow_select::dictionary::garbage_collect_any_dictionary;
 
 use crate::dataset::hive;
@@ -78,6 +78,40 @@ impl Adapter {
         Ok(Self { url: url.to_owned(), base: base.to_owned(), target, steps, columns })
     }
 
+    /// For each of the target's columns the read one at this position, or `None` where [`Adapter::made`] has it. `None`:
+    /// values are changed on the way.
+    pub fn places(&self) -> Option<Vec<Option<usize>>> {
+        let place = |step: &Step| match step {
+            Step::Column(at) | Step::Rename(at) => Some(Some(*at)),
+            Step::Partition | Step::Null => Some(None),
+            Step::Cast(_) => None,
+        };
+        self.steps.iter().map(place).collect()
+    }
+
+    /// The columns that no object has, constants and nulls, in the target's order.
+    pub fn made(&self, rows: usize) -> Result<RecordBatch> {
+        let mut fields = Vec::new();
+        let mut columns = Vec::new();
+        for (step, field) in self.steps.iter().zip(self.target.fields()) {
+            let column = match step {
+                Step::Partition => self.partition(field, rows)?,
+                Step::Null => new_null_array(field.data_type(), rows),
+                _ => continue,
+            };
+            fields.push(field.clone());
+            columns.push(column);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+            .map_err(|e| Error::internal(format!("{}: what it lacks can't be made: {e}", self.url)))
+    }
+
+    fn partition(&self, field: &Field, rows: usize) -> Result<ArrayRef> {
+        let column = hive::column(&self.base, &self.url, field, rows)?;
+        Ok(column.unwrap_or_else(|| new_null_array(field.data_type(), rows)))
+    }
+
     /// Whether adapting costs more than a new schema.
     pub fn is_work(&self) -> bool {
         self.steps.iter().any(|step| !matches!(step, Step::Column(_) | Step::Rename(_)))
@@ -114,8 +148,7 @@ impl Adapter {
                     Step::Rename(at) => rename(batch.column(*at), field.data_type())
                         .map_err(|e| Error::internal(format!("{}: column {:?}: {e}", self.url, field.name())))?,
                     Step::Cast(at) => self.cast(batch.column(*at), field.name(), field.data_type())?,
-                    Step::Partition => hive::column(&self.base, &self.url, field, rows)?
-                        .unwrap_or_else(|| new_null_array(field.data_type(), rows)),
+                    Step::Partition => self.partition(field, rows)?,
                     Step::Null => new_null_array(field.data_type(), rows),
                 })
             })

@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 
 use super::Node;
 use super::adapt::Adapter;
-use crate::cache::{JobGuard, ReadRequest, RunReader, has_dictionary};
+use crate::cache::{JobGuard, ReadRequest, RunReader, StoredBatch, has_dictionary};
 use crate::dataset::schema::ipc_message;
 use crate::dataset::{Run, Validated, off_async};
 use crate::error::{Error, Result};
+use crate::ipc::stored::{self, Layout};
 use crate::ipc::{Encoder, Message};
 use crate::origin::ObjectKey;
 use crate::plan::{ordinals, project_schema};
@@ -297,6 +298,28 @@ pub struct Opened {
     pub run: Run,
     /// The fragments whose dictionaries the stream has; empty: unknown.
     dictionaries_of: Vec<u64>,
+    /// Rows of what was made last, and what that is.
+    made: Option<(usize, Arc<Layout>)>,
+}
+
+/// One message out of what is stored and what was made. `None`: codecs differ.
+fn put_together(
+    rows: usize,
+    places: &[Option<usize>],
+    batch: &StoredBatch,
+    made: Option<&Layout>,
+) -> Result<Option<Message>> {
+    if batch.layouts.iter().chain(made).any(|layout| layout.rows != rows) {
+        return Err(Error::internal("fragments of one row group do not line up"));
+    }
+    let Some(codec) = stored::codec_of(batch.layouts.iter().chain(made)) else { return Ok(None) };
+    let mut next_made = 0..;
+    let columns = places.iter().map(|place| match place {
+        Some(at) => batch.columns.get(*at).map(|&(layout, column)| (&batch.layouts[layout], column)),
+        None => made.zip(next_made.next()),
+    });
+    let columns = columns.collect::<Option<Vec<_>>>().ok_or_else(|| Error::internal("a column came from nowhere"))?;
+    Ok(Some(stored::join(rows, codec, columns.into_iter())))
 }
 
 impl Opened {
@@ -312,11 +335,14 @@ impl Opened {
         position: BatchPosition,
         encoder: &mut Encoder,
     ) -> Result<Option<Vec<Outgoing>>> {
-        if self.adapter.is_work() || take != self.rows_of(batch) {
-            return Ok(None);
-        }
+        let Some(places) = self.adapter.places().filter(|_| take == self.rows_of(batch)) else { return Ok(None) };
         let ids = self.reader.fragment_ids();
-        let Some(message) = self.reader.stored(batch).await? else { return Ok(None) };
+        let Some(stored) = self.reader.stored(batch).await? else { return Ok(None) };
+        let made = match places.contains(&None) {
+            true => Some(self.made(take as usize)?),
+            false => None,
+        };
+        let Some(message) = put_together(take as usize, &places, &stored, made.as_deref())? else { return Ok(None) };
         let mut outgoing = Vec::with_capacity(1);
         if has_dictionary(self.adapter.target()) && self.dictionaries_of != ids {
             let Some(none) = self.reader.dictionaries().await? else { return Ok(None) };
@@ -328,6 +354,18 @@ impl Opened {
         }
         outgoing.push(Outgoing::new(message, take as usize, position));
         Ok(Some(outgoing))
+    }
+
+    /// The columns that the object lacks, as if they were stored.
+    fn made(&mut self, rows: usize) -> Result<Arc<Layout>> {
+        if let Some((has, layout)) = &self.made
+            && *has == rows
+        {
+            return Ok(layout.clone());
+        }
+        let layout = Arc::new(Layout::of(&self.adapter.made(rows)?).map_err(unencoded)?);
+        self.made = Some((rows, layout.clone()));
+        Ok(layout)
     }
 
     async fn encode(
@@ -357,7 +395,7 @@ impl Opened {
 async fn open(node: &Node, payload: &TicketPayload, piece: &TicketPiece, schema: SchemaRef) -> Result<Opened> {
     let (request, run, adapter) = locate(node, payload, piece, schema).await?;
     let reader = node.cache.read(request).await?;
-    Ok(Opened { reader, adapter, run, dictionaries_of: Vec::new() })
+    Ok(Opened { reader, adapter, run, dictionaries_of: Vec::new(), made: None })
 }
 
 /// Finds a piece's object and row groups as they were planned.

@@ -5,15 +5,16 @@
 
 use std::ops::Range;
 
+use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::{
     BodyCompressionBuilder, BodyCompressionMethod, CompressionType, FieldNode, MessageBuilder, MessageHeader,
-    MetadataVersion, RecordBatchBuilder,
+    MetadataVersion, RecordBatchBuilder, root_as_message,
 };
 use arrow_schema::{ArrowError, DataType, Schema};
 use flatbuffers::FlatBufferBuilder;
 
-use super::{ALIGNMENT, Message};
+use super::{ALIGNMENT, Encoder, Message, buffer_counts};
 
 /// A stored batch: where the parts of each top-level column are.
 pub struct Layout {
@@ -34,6 +35,17 @@ struct Extent {
 }
 
 impl Layout {
+    /// Of a batch that is encoded for it. Its dictionaries are left out.
+    pub fn of(batch: &RecordBatch) -> Result<Self, ArrowError> {
+        let message = Encoder::new(&batch.schema())?.encode(batch)?.pop();
+        let message = message.ok_or_else(|| ArrowError::IpcError("the encoder made no message".into()))?;
+        let body: Vec<u8> = message.body.iter().flat_map(|part| part.iter().copied()).collect();
+        let parsed = root_as_message(&message.header).map_err(|e| ArrowError::IpcError(e.to_string()))?;
+        let header = parsed.header_as_record_batch();
+        let header = header.ok_or_else(|| ArrowError::IpcError("the encoder made no batch".into()))?;
+        Self::new(&batch.schema(), header, Buffer::from(body), buffer_counts(batch))
+    }
+
     /// Of a batch of `schema` with this header and body; `buffer_counts`: how many buffers each column has.
     pub fn new(
         schema: &Schema,
@@ -93,7 +105,23 @@ fn counts(data_type: &DataType) -> (usize, usize) {
     }
 }
 
-/// One message out of columns of stored batches, in this order. They have equal rows and one codec.
+/// The codec that a message out of these batches has; `None`: they have more than one. What is not compressed goes with any
+/// codec.
+pub fn codec_of<'a>(layouts: impl Iterator<Item = &'a Layout>) -> Option<Option<CompressionType>> {
+    let mut codec = None;
+    for layout in layouts {
+        match (codec, layout.codec) {
+            (_, None) => {}
+            (None, some) => codec = some,
+            (one, other) if one == other => {}
+            _ => return None,
+        }
+    }
+    Some(codec)
+}
+
+/// One message out of columns of stored batches, in this order. They have equal rows, and `codec` is theirs by
+/// [`codec_of`].
 pub fn join<'a>(
     rows: usize,
     codec: Option<CompressionType>,
@@ -107,9 +135,13 @@ pub fn join<'a>(
         let extent = &layout.columns[column];
         nodes.extend_from_slice(&layout.nodes[extent.nodes.clone()]);
         variadic.extend_from_slice(&layout.variadic[extent.variadic.clone()]);
+        let plain_among_compressed = codec.is_some() && layout.codec.is_none();
         for range in &layout.buffers[extent.buffers.clone()] {
-            let length = range.len() as i64;
-            buffers.push(arrow_ipc::Buffer::new(body.push(&layout.body, range) as i64, length));
+            let (at, length) = match plain_among_compressed && !range.is_empty() {
+                true => (body.push_plain(&layout.body, range), range.len() + PLAIN.len()),
+                false => (body.push(&layout.body, range), range.len()),
+            };
+            buffers.push(arrow_ipc::Buffer::new(at as i64, length as i64));
         }
     }
     let (body, body_len) = body.finish();
@@ -178,6 +210,18 @@ impl Body {
         at
     }
 
+    /// Adds a buffer that is not compressed to a body whose buffers are.
+    fn push_plain(&mut self, source: &Buffer, range: &Range<usize>) -> usize {
+        self.close();
+        let at = self.len;
+        self.parts.push(Buffer::from(&PLAIN));
+        self.len += PLAIN.len();
+        self.open = Some((source.clone(), range.clone()));
+        self.len += range.len();
+        self.close();
+        at
+    }
+
     /// Ends the open slice, on a boundary.
     fn close(&mut self) {
         let Some((bytes, range)) = self.open.take() else { return };
@@ -200,6 +244,8 @@ impl Body {
     }
 }
 
+/// In place of the uncompressed length: the buffer is not compressed (-1, as the IPC format has it).
+const PLAIN: [u8; 8] = [0xFF; 8];
 const ZEROS: [u8; ALIGNMENT] = [0; ALIGNMENT];
 
 #[cfg(test)]

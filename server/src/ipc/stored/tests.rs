@@ -84,15 +84,27 @@ fn a_batch_that_does_not_match_its_schema_is_an_error() {
     assert!(Layout::new(&batch.schema(), header, body, buffer_counts(&batch)).is_ok());
 }
 
+#[test]
+fn two_codecs_do_not_go_into_one_message() {
+    let batch = batch();
+    let [none, lz4, zstd] =
+        [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)].map(|c| stored(&batch, c));
+    assert_eq!(codec_of([&none, &lz4, &none].into_iter()), Some(lz4.codec));
+    assert_eq!(codec_of([&lz4, &none, &zstd].into_iter()), None);
+    assert_eq!(codec_of([&none].into_iter()), Some(None));
+}
+
 proptest! {
     #[test]
     fn any_columns_of_any_of_two_files_come_out_equal(
         picks in proptest::collection::vec((any::<bool>(), 0usize..7), 1..12),
         codec in prop_oneof![Just(None), Just(Some(CompressionType::LZ4_FRAME)), Just(Some(CompressionType::ZSTD))],
+        plain in any::<bool>(),
     ) {
         let batch = batch();
-        // Two files with the same columns: as if each had been filled by itself.
-        let files = [stored(&batch, codec), stored(&batch, codec)];
+        // Two files with the same columns: as if each had been filled by itself, the second maybe without compression.
+        let files = [stored(&batch, codec), stored(&batch, codec.filter(|_| !plain))];
+        prop_assert_eq!(codec_of(files.iter()), Some(codec));
         let message = join(1000, codec, picks.iter().map(|(second, column)| (&files[usize::from(*second)], *column)));
         let fields: Vec<_> = picks.iter().enumerate().map(|(i, (_, c))| {
             batch.schema().field(*c).clone().with_name(format!("c{i}"))
