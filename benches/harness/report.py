@@ -218,6 +218,11 @@ def unit(figure: str) -> str:
         "origin_requests": "requests",
         "peak_mib": "MiB peak",
         "page_mb": "MB answered",
+        "first_batch_ms": "ms to the first batch",
+        "p99_wait_ms": "ms p99 wait",
+        "spilled_mib": "MiB spilled",
+        "origin_cpu_s": "CPU-s of the origin",
+        "utilisation_percent": "% utilisation",
     }.get(figure, figure)
 
 

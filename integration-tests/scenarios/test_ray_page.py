@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,7 @@ OBJECTS, ROWS = 8, 500
 
 # Once, on rank 0, in the middle of the first epoch.
 CRASH = """
-            if step == 20 and ray.train.get_context().get_world_rank() == 0:
+            if step == 25 and ray.train.get_context().get_world_rank() == 0:
                 try:
                     pathlib.Path({flag!r}).touch(exist_ok=False)
                 except FileExistsError:
@@ -79,6 +78,7 @@ def test_the_page_runs_and_training_survives_a_crash(data: str, tmp_path: Path, 
         "HOME": str(tmp_path),
         "ROOST_BIN": str(executable()),
         "RAY_AUTH_MODE": "disabled",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     }
     environment.pop("RAY_ADDRESS", None)
     done = subprocess.run(
@@ -88,7 +88,8 @@ def test_the_page_runs_and_training_survives_a_crash(data: str, tmp_path: Path, 
     assert (tmp_path / "crashed").exists()
     assert "'direct_tickets': 0" in done.stdout
 
-    last = max((tmp_path / "runs" / "example").glob("checkpoint_*"), key=os.path.getmtime)
+    # Named by time.
+    last = max(path for path in (tmp_path / "runs" / "example").glob("checkpoint_2*") if path.is_dir())
     saved = [json.loads(path.read_text()) for path in sorted(last.glob("rank-*.json"))]
     assert [rank["epoch"] for rank in saved] == [2, 2]
     monkeypatch.setenv("ROOST_NODE", "grpc://127.0.0.1:1")
