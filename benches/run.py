@@ -18,7 +18,7 @@ from harness import executables, report
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-NAMES = ("serve", "local", "small", "projection", "disk", "cold", "decode", "plan")
+NAMES = ("serve", "local", "small", "projection", "disk", "cold", "decode", "plan", "ray_data")
 HEAD = """# What was measured
 
 Each section is written by `python benches/run.py NAME`, and says when, at which commit and on what class of
@@ -37,6 +37,7 @@ def run(name: str, flags: list[str]) -> tuple[str, int]:
         if done.returncode not in (0, 1) or not cases:
             raise SystemExit(f"{name} failed with exit code {done.returncode}")
     table = "\n".join(line for line in done.stdout.splitlines() if line.startswith("|"))
+    charts = "\n".join(line for line in done.stdout.splitlines() if line.startswith("!["))
     missed = [line for line in done.stdout.splitlines() if line.startswith("bar missed: ")]
     machine, rounds = cases[0]["machine"], cases[0]["rounds"]
     shown = " ".join(["python", f"benches/{name}.py", *flags])
@@ -44,6 +45,8 @@ def run(name: str, flags: list[str]) -> tuple[str, int]:
     if note := report.busy_note(machine["busy_cores_at_start"], machine["cores"]):
         facts += f" {note}"
     section = f"## {name}\n\n{facts}\n\n{table}\n"
+    if charts:
+        section += f"\n{charts}\n"
     if missed:
         section += "\n" + "\n".join(f"- {line}" for line in missed) + "\n"
     return section, done.returncode

@@ -28,11 +28,11 @@ from .origin import Origin
 from .ray_cluster import cluster
 
 RANKS, EPOCHS = 2, 5
-COLUMNS = ["l_orderkey", "l_comment"]
+COLUMNS = ["l_orderkey", "l_comment", "l_extendedprice"]
 
 
 @ray.remote(num_cpus=1)
-def _rank(shard: Any, epochs: int) -> tuple[list[tuple[int, int]], dict[str, int]]:
+def _rank(shard: Any, epochs: int, step_seconds: float) -> tuple[list[tuple[int, int]], dict[str, int]]:
     import warnings
 
     warnings.simplefilter("ignore")
@@ -42,6 +42,7 @@ def _rank(shard: Any, epochs: int) -> tuple[list[tuple[int, int]], dict[str, int
         rows = total = 0
         batches = roost.ray.iter_batches(shard, batch_size=4096, epoch=epoch)
         for batch in batches:
+            time.sleep(step_seconds)
             rows += batch.num_rows
             total += pc.sum(batch.column(0)).as_py()
         sums.append((rows, total))
@@ -66,7 +67,7 @@ def measure(out: report.Report, dataset: data.DataSet, args: argparse.Namespace,
         def run(disturbed: bool) -> report.Sample:
             start = time.perf_counter()
             with _killer(nodes, args.kill_seconds if disturbed else 0) as kills:
-                done = ray.get([_rank.remote(shard, EPOCHS) for shard in shards])
+                done = ray.get([_rank.remote(shard, EPOCHS, args.step_ms / 1000) for shard in shards])
             seconds = time.perf_counter() - start
             for epoch in range(EPOCHS):
                 rows, total = (sum(sums[epoch][at] for sums, _ in done) for at in (0, 1))

@@ -72,14 +72,15 @@ def read_tables(files: list, columns: list[str] | None) -> Iterator[pa.Table]:
         yield pq.read_table(file, columns=columns)
 
 
-def compute_time(make: Callable[[], Iterator[pa.RecordBatch]], share: float, tries: int = 3) -> float:
-    """Seconds of compute a batch with which this reader reaches a utilisation of `share`: it reads without pause, and
-    the accelerator waits for the rest of the time that a batch takes."""
-    best = float("inf")
-    for _ in range(tries):
-        consumer, steps, start = Consumer(), 0, time.perf_counter()
-        for batch in make():
-            consumer.take(batch)
-            steps += 1
-        best = min(best, (time.perf_counter() - start) / steps)
-    return share * best
+def compute_time(make: Callable[[], Iterator[pa.RecordBatch]], share: float, rounds: int = 4) -> float:
+    """Seconds of compute a batch with which this reader reaches a utilisation of `share`, found by trying."""
+    consumer, steps, start = Consumer(), 0, time.perf_counter()
+    for batch in make():
+        consumer.take(batch)
+        steps += 1
+    compute = share * (time.perf_counter() - start) / steps
+    for _ in range(rounds):
+        reached, _ = utilisation(make(), compute)
+        # A reader that is the slower of the two takes the same time a batch, whatever is computed meanwhile.
+        compute = share * compute / reached
+    return compute

@@ -223,6 +223,7 @@ def unit(figure: str) -> str:
         "spilled_mib": "MiB spilled",
         "origin_cpu_s": "CPU-s of the origin",
         "utilisation_percent": "% utilisation",
+        "waiting_percent": "% waiting",
     }.get(figure, figure)
 
 

@@ -355,3 +355,18 @@ def test_reads_are_placed_on_the_ray_nodes_of_the_owners(client, served, data, m
     monkeypatch.setattr(_placement, "parts", some)
     ds = roost.ray.read_parquet(data, client=client, columns=["id"])
     assert ds.count() == ROWS
+    assert sorted(ids(ds)) == list(range(ROWS))
+    late = roost.ray.tickets(data, client=client, columns=["id"])
+    assert sorted(ids(late.map_batches(roost.ray.fetch))) == list(range(ROWS))
+
+
+# --- Clusters ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_may_go_on_with_another_cluster(client, data):
+    assert roost.ray.read_parquet(data, client=client).count() == ROWS
+    ray.shutdown()
+    ray.init(address="local", num_cpus=2, object_store_memory=200 << 20, include_dashboard=False)
+    late = roost.ray.tickets(data, client=client, columns=["id"])
+    assert sum(batch.num_rows for batch in roost.ray.iter_batches(late)) == ROWS
+    assert roost.ray.statistics()["mapped_tickets"] == OBJECTS * GROUPS

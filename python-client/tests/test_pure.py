@@ -217,7 +217,8 @@ def test_a_bar_only_where_a_person_waits(monkeypatch: pytest.MonkeyPatch, tqdm: 
 def test_the_examples_run() -> None:
     tried = 0
     for module in pkgutil.iter_modules(roost.__path__, "roost."):
-        if module.name == "roost.torch" and importlib.util.find_spec("torch") is None:
+        extra = module.name.removeprefix("roost.")
+        if extra in ("ray", "torch") and importlib.util.find_spec(extra) is None:
             continue
         result = doctest.testmod(importlib.import_module(module.name))
         assert result.failed == 0

@@ -18,7 +18,7 @@ _NAME = "roost-statistics"
 _WAYS = ("mapped_tickets", "streamed_tickets", "direct_tickets")
 
 # Handles of the counting actors of jobs. The one that made an actor keeps it alive.
-_known: dict[str, Any] = {}
+_known: dict[tuple[str, str], Any] = {}
 
 
 class _Statistics:
@@ -88,8 +88,9 @@ def counted(client: Client) -> Iterator[None]:
     finally:
         counts = client.statistics()
         if actor is not None and any(counts.values()):
-            # Nobody waits for it, nor fails with it.
-            actor.add.remote(counts)
+            # Nobody waits for it, nor fails with it, as where the cluster has just ended.
+            with contextlib.suppress(Exception):
+                actor.add.remote(counts)
 
 
 def _actor() -> Any:
@@ -105,5 +106,7 @@ def _actor() -> Any:
     return _known[job]
 
 
-def _job() -> str:
-    return str(ray.get_runtime_context().get_job_id())
+def _job() -> tuple[str, str]:
+    context = ray.get_runtime_context()
+    # The first job of each cluster has the same id; no node has the id of another.
+    return str(context.get_job_id()), str(context.get_node_id())

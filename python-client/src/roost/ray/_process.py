@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ _READY = "roost: serving "
 _PR_SET_PDEATHSIG = 1
 # A node drains for as long as it is configured to; then it is made to end.
 _STOP_SECONDS = 45
-# Between two starts of a node that ends at once.
-_PAUSE_SECONDS = (0.0, 0.5, 2.0, 5.0)
+# Between two starts of a node that ends before it has lived so long, again and again.
+_PAUSE_SECONDS = (0.0, 0.0, 0.5, 2.0, 5.0)
+_LIFE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ class NodeProcess:
             child.kill()
 
     def _keep(self) -> None:
-        starts = 0
+        short_lives = 0
         while not self._stopping.is_set():
+            began = time.monotonic()
             try:
                 child = self._start()
             except BaseException as failure:
@@ -89,13 +92,15 @@ class NodeProcess:
                     return
                 print(f"roost: not started again: {failure}", file=sys.stderr, flush=True)
             else:
-                starts = 0 if self._ready.is_set() else starts
                 self._ready.set()
+                if self._stopping.is_set():
+                    # Asked to stop while it started.
+                    child.terminate()
                 code = child.wait()
                 if not self._stopping.is_set():
                     print(f"roost: the node ended with code {code}; it is started again", file=sys.stderr, flush=True)
-            self._stopping.wait(_PAUSE_SECONDS[min(starts, len(_PAUSE_SECONDS) - 1)])
-            starts += 1
+            short_lives = 0 if time.monotonic() - began > _LIFE_SECONDS else short_lives + 1
+            self._stopping.wait(_PAUSE_SECONDS[min(short_lives, len(_PAUSE_SECONDS) - 1)])
 
     def _start(self) -> subprocess.Popen[str]:
         settings = self._settings

@@ -75,6 +75,7 @@ def read_parquet(
     scheduling = {name: arguments.pop(name) for name in _arguments.SCHEDULING if name in arguments}
     _arguments.check(arguments)
     shuffle, seed, epoch = _arguments.order_of(shuffle, seed, epoch)
+    _begin()
     request = _request.make(
         paths,
         columns,
@@ -129,6 +130,7 @@ def tickets(
     if unknown:
         raise TypeError(f"tickets() has no argument {unknown[0]!r}")
     shuffle, seed, epoch = _arguments.order_of(shuffle, seed, epoch)
+    _begin()
     request = _request.make(
         paths,
         columns,
@@ -143,6 +145,12 @@ def tickets(
     return _dataset(request, TicketDatasource, _TICKET_TASK_BYTES, override_num_blocks, scheduling)
 
 
+def _begin() -> None:
+    """Ray starts itself where it is not running yet, as it does for `ray.data.read_parquet`."""
+    if not ray.is_initialized():
+        ray.init()
+
+
 def _dataset(
     request: _request.Request,
     source: Callable[..., Datasource],
@@ -153,9 +161,6 @@ def _dataset(
     if count is not None and count < 1:
         raise ValueError(f"override_num_blocks is {count}: at least one task is needed")
     _known_to_ray(scheduling)
-    # Ray starts itself where it is not running yet, as it does for `ray.data.read_parquet`.
-    if not ray.is_initialized():
-        ray.init()
     _counts.begin()
     found = request.orders(request.epoch or 0)
     if count is None:
