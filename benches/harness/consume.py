@@ -69,10 +69,11 @@ def pieces(array: pa.Array) -> Iterator[np.ndarray]:
 
 def _viewed(views: np.ndarray, buffers: list[np.ndarray]) -> Iterator[np.ndarray]:
     """The parts of the buffers that the views refer to: those of a slice may be a small part."""
-    far = views[:, 0] > 12
-    if int(views[far, 0].sum()) > 0.9 * sum(buffer.nbytes for buffer in buffers):
+    if int(views[:, 0].sum(dtype=np.int64)) > 0.9 * sum(buffer.nbytes for buffer in buffers):
         yield from buffers
         return
+    # Shorter values lie in the view itself.
+    far = views[:, 0] > 12
     lengths, _, numbers, starts = views[far].T
     for number, buffer in enumerate(buffers):
         own = numbers == number

@@ -60,6 +60,10 @@ class Place:
 # What is tried for "tuned". Fields of DataContext, arguments of the reader.
 _V1 = {"use_datasource_v2": False}
 TUNINGS: dict[str, tuple[Settings, dict[str, Any]]] = {
+    "V2, as it comes": ({}, {}),
+    "V1, as it comes": (_V1, {}),
+    "V2, as it comes, 4 tasks a CPU": ({}, {"num_cpus": 0.25}),
+    "V1, 64 MiB blocks, 4 tasks a CPU": (_V1 | {"target_max_block_size": 64 << 20}, {"num_cpus": 0.25}),
     "V2, 16 MiB blocks": ({"target_max_block_size": 16 << 20}, {}),
     "V2, 32 MiB blocks": ({"target_max_block_size": 32 << 20}, {}),
     "V2, 16 MiB blocks, 4 tasks a CPU": ({"target_max_block_size": 16 << 20}, {"num_cpus": 0.25}),

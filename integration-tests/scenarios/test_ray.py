@@ -343,16 +343,12 @@ def test_reads_are_placed_on_the_ray_nodes_of_the_owners(client, served, data, m
     own = ray.get_runtime_context().get_node_id()
     ray.data.DataContext.get_current().execution_options.preserve_order = False
 
-    def some(orders, free):
-        assert free
-        parts = _placement.by_node(orders, {"127.0.0.1": own})
-        assert [part.node for part in parts] == [own]
-        # As if another machine owned the last.
-        nodes = {order.tickets[0].pieces: own for order in orders[:-1]}
-        monkeypatch.setattr(_placement, "owner", lambda order, hosts: nodes.get(order.tickets[0].pieces, ""))
-        return _placement.by_node(orders, {})
-
-    monkeypatch.setattr(_placement, "parts", some)
+    found = roost.ray._orders.orders(client.plan(data).tickets)
+    assert [part.node for part in _placement.by_node(found, {"127.0.0.1": own})] == [own]
+    # As if another machine owned the last.
+    owned = {order.tickets[0].pieces for order in found[:-1]}
+    monkeypatch.setattr(_placement, "owner", lambda order, hosts: own if order.tickets[0].pieces in owned else "")
+    monkeypatch.setattr(_placement, "parts", lambda orders, free: _placement.by_node(orders, {}) if free else [])
     ds = roost.ray.read_parquet(data, client=client, columns=["id"])
     assert ds.count() == ROWS
     assert sorted(ids(ds)) == list(range(ROWS))

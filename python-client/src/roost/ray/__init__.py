@@ -16,6 +16,11 @@
 The page "Ray" of Roost's documentation goes from `pip install` to a training loop with checkpoints. Ray 2.50 or newer.
 """
 
+try:
+    import ray.data  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("roost.ray needs Ray: pip install 'roost[ray]'", name=error.name) from error
+
 from roost.ray._batches import iter_batches
 from roost.ray._counts import statistics
 from roost.ray._read import read_parquet, tickets
