@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from roost.plan import PackedSchema, Piece, Ticket
-from roost.ray import _arguments, _placement, _request
+from roost.ray import _arguments, _placement, _read, _request
 from roost.ray._orders import Order, groups, orders
 from roost.ray._process import find_executable
 
@@ -135,6 +136,18 @@ def test_ray_nodes_on_one_host_are_told_apart_by_address_alone():
     ]
     assert _placement.hosts(nodes, {}) == {}
     assert _placement.hosts(nodes, {"grpc://127.0.0.1:7": "y"}) == {"grpc://127.0.0.1:7": "y"}
+
+
+def test_tasks_leave_room_in_the_object_store():
+    found = [Order((replace(ticket(number), nbytes=16 << 20),)) for number in range(64)]
+    plenty = {"CPU": 2, "object_store_memory": 8 << 30}
+    assert _read._tasks(found, _read._TASK_BYTES, plenty) == 16
+    assert _read._tasks(found, _read._TASK_BYTES, {"CPU": 2, "object_store_memory": 320 << 20}) == 52
+    assert _read._tasks(found, _read._TASK_BYTES, {"CPU": 2, "object_store_memory": 80 << 20}) == 64
+    # Tickets take no room.
+    assert _read._tasks(found, 256 << 20, {"CPU": 2, "object_store_memory": 80 << 20}) == 4
+    assert _read._tasks(found, 256 << 20, {}) == 4
+    assert _read._tasks([], _read._TASK_BYTES, plenty) == 1
 
 
 def test_requests_without_a_seed_draw_one():

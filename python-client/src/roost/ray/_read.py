@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -19,8 +19,11 @@ from roost.ray._orders import Order
 from roost.ray._source import RoostDatasource
 from roost.ray._tickets import TicketDatasource
 
-# A read task's bytes. Its rows become one block of Ray's object store; several must have room there at a time.
+# A read task's bytes. Its rows become one block of Ray's object store, where each CPU must have room for some: else Ray
+# spills them.
 _TASK_BYTES = 64 << 20
+_LEAST_TASK_BYTES = 8 << 20
+_TASKS_IN_STORE = 8
 # Of a data set of tickets a task moves next to nothing, so it is as large as keeps all busy to the end.
 _TICKET_TASK_BYTES = 256 << 20
 _TASKS_MAX = 4096
@@ -164,7 +167,7 @@ def _dataset(
     _counts.begin()
     found = request.orders(request.epoch or 0)
     if count is None:
-        count = _tasks(found, task_bytes, ray.cluster_resources().get("CPU", 1))
+        count = _tasks(found, task_bytes, ray.cluster_resources())
     parts = _placement.parts(found, _free_to_place(scheduling))
     if len(parts) < 2:
         return _read(source(request), count, scheduling)
@@ -182,7 +185,11 @@ def _read(source: Datasource, count: int, scheduling: dict[str, Any]) -> Dataset
     return ray.data.read_datasource(source, override_num_blocks=count, **scheduling)
 
 
-def _tasks(orders: Sequence[Order], task_bytes: int, cpus: float) -> int:
+def _tasks(orders: Sequence[Order], task_bytes: int, resources: Mapping[str, float]) -> int:
+    cpus = max(1.0, resources.get("CPU", 1))
+    if task_bytes == _TASK_BYTES:
+        room = int(resources.get("object_store_memory", task_bytes * _TASKS_IN_STORE * cpus) / cpus)
+        task_bytes = min(task_bytes, max(_LEAST_TASK_BYTES, room // _TASKS_IN_STORE))
     by_size = math.ceil(sum(order.nbytes for order in orders) / task_bytes)
     return max(1, min(max(by_size, math.ceil(cpus * _TASKS_A_CPU)), len(orders), _TASKS_MAX))
 
