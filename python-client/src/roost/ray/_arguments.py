@@ -85,11 +85,12 @@ def order_of(shuffle: Any, seed: int | None, epoch: int | None) -> tuple[str | N
     Raises:
         ValueError: two that contradict each other.
     """
-    if hasattr(shuffle, "reseed_after_execution"):
+    if hasattr(shuffle, "seed"):
         # A FileShuffleConfig. Roost draws row groups, which are no larger than files.
         if seed is not None and shuffle.seed is not None and seed != shuffle.seed:
             raise ValueError(f"seed={seed} and FileShuffleConfig(seed={shuffle.seed}): give one of them")
-        fixed = 0 if shuffle.seed is not None and not shuffle.reseed_after_execution else None
+        reseeds = shuffle.seed is None or getattr(shuffle, "reseed_after_execution", False)
+        fixed = None if reseeds else 0
         return "row_groups", seed if shuffle.seed is None else shuffle.seed, fixed if epoch is None else epoch
     if shuffle == "files":
         return "row_groups", seed, epoch
